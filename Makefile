@@ -1,0 +1,23 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test check clean
+run: .venv/ready            ## the main job: every stage that is stale, then a short table
+	@$(BIN)/palette check
+	@$(BIN)/dvc repro
+	@$(BIN)/palette summary
+
+test: .venv/ready           ## all tests
+	@$(BIN)/python -m pytest
+
+check: .venv/ready          ## style and imports
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+.venv/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+clean:                      ## remove what is made, but not the DVC cache
+	rm -rf .venv .palette data

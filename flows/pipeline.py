@@ -1,0 +1,129 @@
+"""The whole chain as Prefect flows: insights → subspaces → adapters → portfolio.
+
+    python -m flows.pipeline        # with the server of PREFECT_API_URL, or one for this run alone
+
+A task is one DVC stage. DVC decides what is stale; the state of a task's run says what it decided:
+Completed (the stage ran), Cached (restored from the run-cache) or Skipped (nothing had changed).
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import wait
+from prefect.states import Completed, Failed, State
+
+from flows.graph import read_stages
+from flows.reproduction import Outcome, Reproducer, StageFailed
+from palette import summary, tables
+from palette.errors import PaletteError
+from palette.params import load
+
+REPORT = Path("reports/index.html")
+METRICS = Path("reports/metrics.json")
+
+
+@task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
+def reproduce(stage: str, reproducer: Reproducer) -> State:
+    """Bring one stage up to date."""
+    logger = get_run_logger()
+    try:
+        outcome = reproducer.reproduce(stage, say=logger.info)
+    except StageFailed as error:
+        return Failed(message=f"{stage}: {error}")
+    return Completed(name=outcome.value, message=f"{stage}: {outcome.value}", data=outcome.value)
+
+
+@flow(name="insights")
+def insights() -> State:
+    """From users' histories to the base's sentences on them."""
+    return _run_stages("insights")
+
+
+@flow(name="subspaces")
+def subspaces() -> State:
+    """From self-generated pairs to personal and neutral directions."""
+    return _run_stages("subspaces")
+
+
+@flow(name="adapters")
+def adapters() -> State:
+    """From rollouts and rewards to the plan, and the adapters that it asks for."""
+    return _run_stages("adapters")
+
+
+@flow(name="portfolio")
+def portfolio() -> State:
+    """From adapters to the certified portfolio, a route for every user, and the report."""
+    return _run_stages("portfolio")
+
+
+@flow(name="palette")
+def pipeline() -> State:
+    """The whole chain; ends with the verdict as an artifact."""
+    try:
+        load()
+    except PaletteError as error:
+        return Failed(message=str(error))
+    outcomes: dict[str, str] = {}
+    for part in (insights, subspaces, adapters, portfolio):
+        state = part(return_state=True)
+        if not state.is_completed():
+            return Failed(message=state.message)
+        outcomes |= state.result()
+    create_markdown_artifact(
+        _result(outcomes), key="palette-result", description="The verdict, and what ran"
+    )
+    return Completed(message=_count(outcomes), data=outcomes)
+
+
+def _run_stages(name: str) -> State:
+    """Run the stages of a flow, each as soon as those that it needs are done."""
+    root = Path.cwd()
+    try:
+        stages = [stage for stage in read_stages(root) if stage.flow == name]
+    except PaletteError as error:
+        return Failed(message=str(error))
+    futures = {}
+    with Reproducer(root) as reproducer:
+        for stage in stages:
+            needs = [futures[need] for need in stage.needs if need in futures]
+            futures[stage.name] = reproduce.submit(stage.name, reproducer, wait_for=needs)
+        wait(list(futures.values()))
+    failed = [future.state.message for future in futures.values() if future.state.is_failed()]
+    if failed:
+        return Failed(message="; ".join(failed))
+    outcomes = {stage: future.state.name for stage, future in futures.items()}
+    return Completed(message=_count(outcomes), data=outcomes)
+
+
+def _count(outcomes: dict[str, str]) -> str:
+    names = list(outcomes.values())
+    return ", ".join(f"{names.count(name)} {name}" for name in Outcome if name in names)
+
+
+def _result(outcomes: dict[str, str]) -> str:
+    """The artifact: verdict, methods, what ran and where the report lies."""
+    rows = "\n".join(f"| {stage} | {outcome} |" for stage, outcome in outcomes.items())
+    verdict = summary.markdown(tables.read_json(METRICS))
+    return f"{verdict}\n\nReport: `{REPORT}`\n\n| stage | state |\n|---|---|\n{rows}\n"
+
+
+def main() -> None:
+    """Run the pipeline here; exit with status 1 and one line if it fails."""
+    # Polars installs a handler that restarts system calls: Ctrl-C would not wake a waiting flow.
+    signal.siginterrupt(signal.SIGINT, True)
+    try:
+        state = pipeline(return_state=True)
+    except KeyboardInterrupt:
+        sys.exit("palette: interrupted; finished stages are kept, run the same command to go on")
+    if not state.is_completed():
+        sys.exit(f"palette: {state.message}")
+    print(f"palette: {state.message}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""From tables to arrays: the base's scored rollouts and the members' values, prompt by prompt."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from palette import tables
+from palette.core.ideal import Ideal
+from palette.errors import PaletteError
+from palette.params import Params
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The base's rollouts for some splits' prompts, in the order of prompt_id."""
+
+    prompts: pl.DataFrame
+    """prompt_id, prompt, topic, split"""
+    ideal: Ideal
+    """f* from these rollouts, one row per prompt"""
+
+    @property
+    def topics(self) -> np.ndarray:
+        return self.prompts["topic"].to_numpy()
+
+
+def scored(params: Params, splits: Sequence[str]) -> Scored:
+    """Read the base's rewards for all prompts of these splits.
+
+    Raises:
+        PaletteError: a split has no prompt, or a rollout has no score.
+    """
+    prompts = tables.read("prompts").filter(pl.col("split").is_in(list(splits))).sort("prompt_id")
+    for split in splits:
+        if split not in prompts["split"]:
+            raise PaletteError(
+                f"no prompt is in the split '{split}'; give prompts.file more topics"
+            )
+    names = [f"reward_{trait}" for trait in params.traits]
+    rewards = tables.read_rewards(params.trait_names)
+    rewards = rewards.join(prompts, on="prompt_id", how="semi").sort("prompt_id", "sample")
+    if rewards.select(pl.any_horizontal(pl.col(names).is_null().any())).item():
+        raise PaletteError("data/rewards does not score every rollout; run `dvc repro` again")
+    parts = {key[0]: part for key, part in rewards.group_by("prompt_id", maintain_order=True)}
+    lacking = [key for key in prompts["prompt_id"] if key not in parts or len(parts[key]) < 2]
+    if lacking:
+        raise PaletteError(
+            f"prompt '{lacking[0]}' has fewer than two rollouts; raise rollouts.samples"
+        )
+    longest = max(len(part) for part in parts.values())
+    values = np.zeros((len(prompts), longest, len(names)))
+    log_weights = np.full((len(prompts), longest), -np.inf)
+    for row, key in enumerate(prompts["prompt_id"]):
+        part = parts[key]
+        values[row, : len(part)] = part.select(names).to_numpy()
+        log_weights[row, : len(part)] = 0
+    return Scored(prompts, Ideal(values, params.objective.beta, log_weights))
+
+
+@dataclass(frozen=True)
+class Worths:
+    """Mean rewards and costs of policies on each prompt, in the units of a reward."""
+
+    names: tuple[str, ...]
+    values: np.ndarray
+    """(K, prompts, d)"""
+    costs: np.ndarray
+    """(K, prompts): β·KL"""
+
+
+def worths(params: Params, on: Scored, members: Sequence[str]) -> Worths:
+    """The base, then each member, on the prompts of `on`.
+
+    Raises:
+        PaletteError: data/values lacks a member or a prompt.
+    """
+    names = [f"reward_{trait}" for trait in params.traits]
+    frame = tables.read("values").group_by("member", "prompt_id").agg(pl.col([*names, "kl"]).mean())
+    values, costs = [on.ideal.base()], [np.zeros(len(on.prompts))]
+    for member in members:
+        rows = on.prompts.join(
+            frame.filter(member=member), on="prompt_id", how="left", maintain_order="left"
+        )
+        if rows["kl"].null_count():
+            raise PaletteError(
+                f"data/values lacks member '{member}' on some prompts; run `dvc repro` again"
+            )
+        values.append(rows.select(names).to_numpy())
+        costs.append(params.objective.beta * rows["kl"].to_numpy())
+    return Worths(("base", *members), np.array(values), np.array(costs))

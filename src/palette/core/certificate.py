@@ -1,0 +1,165 @@
+"""The verdict: does the routed portfolio hold (ε, δ) at every w of W, and with what confidence?"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from palette.core.covering import least_epsilon
+
+CHUNK = 4_000_000  # bootstrap means held at once
+FEW = 10  # samples per mode of the ideal policy below which its estimate is not to be trusted
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the certify prompts say of every (vertex, member routed there), fixed on select."""
+
+    ideal: np.ndarray
+    """(P, prompts): upward-erring f* of each prompt at each pair's weights"""
+    worth: np.ndarray
+    """(P, prompts): the routed member's `w·v − c` on the same prompts"""
+    topics: np.ndarray
+    """(prompts,): resampled whole, for prompts of one topic are not independent"""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    epsilon: float
+    """requested"""
+    delta: float
+    """requested"""
+    confidence: float
+    epsilon_point: float
+    """the least ε that passes at δ by the point estimate"""
+    epsilon_upper: float
+    """the least ε that passes at δ by the upper bound; infinite where there is none"""
+    passed: bool
+    """epsilon_upper <= epsilon"""
+    worst: int
+    """index of the pair that decides epsilon_point"""
+    additive: float
+    """f* − J there"""
+    multiplicative: float
+    """1 − J/f* there"""
+    upper: float
+    """the least ε that passes there by the upper bound"""
+
+
+def verdict(
+    evidence: Evidence, epsilon: float, delta: float, confidence: float, draws: int, seed: int
+) -> Verdict:
+    """Judge `J >= (1 − ε) f* − δ` over all of W from finitely many paired means.
+
+    On a cell `(1 − ε) f* − plane − δ` is convex, so its worst over W is the largest of its means at
+    the vertices. All of them get one simultaneous upper bound: the bootstrap of the studentised
+    maximum, resampling topics. The same draws serve every ε, and the least ε that passes is found
+    by bisection.
+    """
+    ideal, worth = evidence.ideal.mean(axis=1), evidence.worth.mean(axis=1)
+    points = least_epsilon(ideal, worth, delta)
+    worst = int(points.argmax())
+    bound = UpperBound(evidence, delta, confidence, draws, seed)
+    epsilon_upper = _least(lambda tried: float(bound(tried).max()))
+    return Verdict(
+        epsilon=epsilon,
+        delta=delta,
+        confidence=confidence,
+        epsilon_point=float(points[worst]),
+        epsilon_upper=epsilon_upper,
+        passed=epsilon_upper <= epsilon,
+        worst=worst,
+        additive=float(ideal[worst] - worth[worst]),
+        multiplicative=float(1 - worth[worst] / ideal[worst]) if ideal[worst] > 0 else np.inf,
+        upper=_least(lambda tried: float(bound(tried)[worst])),
+    )
+
+
+class UpperBound:
+    """Simultaneous upper bounds of the mean of `(1 − ε) f* − J − δ` at every pair, for any ε."""
+
+    def __init__(
+        self, evidence: Evidence, delta: float, confidence: float, draws: int, seed: int
+    ) -> None:
+        _, topic = np.unique(evidence.topics, return_inverse=True)
+        self.size = np.bincount(topic).astype(float)  # (T,) prompts per topic
+        of_topic = (topic == np.arange(len(self.size))[:, None]).astype(float)  # (T, prompts)
+        self.finite = bool(np.isfinite(evidence.ideal).all())
+        self.ideal = of_topic @ np.where(np.isfinite(evidence.ideal), evidence.ideal, 0).T  # (T, P)
+        self.worth = of_topic @ evidence.worth.T
+        self.delta, self.confidence = delta, confidence
+        count = len(self.size)
+        rng = np.random.default_rng(seed)
+        self.drawn = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
+
+    def __call__(self, epsilon: float) -> np.ndarray:
+        """(P,): infinite where too few topics, or an infinite f*, leave no bound at all."""
+        mean, error, quantile = self.parts(epsilon)
+        if not np.isfinite(quantile):
+            return np.full(len(mean), np.inf)
+        return mean + quantile * error
+
+    def parts(self, epsilon: float) -> tuple[np.ndarray, np.ndarray, float]:
+        """Means (P,), their standard errors over topics (P,), and how many of these to add."""
+        count, prompts = len(self.size), self.size.sum()
+        sums = (1 - epsilon) * self.ideal - self.worth - self.delta * self.size[:, None]
+        mean = sums.sum(axis=0) / prompts
+        if count < 2 or not self.finite:
+            return mean, np.full(len(mean), np.inf), np.inf
+        centred = sums - self.size[:, None] * mean  # (T, P), each pair adds up to 0
+        error = np.sqrt((centred**2).sum(axis=0) * count / (count - 1)) / prompts
+        return mean, error, self._quantile(centred, error)
+
+    def _quantile(self, centred: np.ndarray, error: np.ndarray) -> float:
+        """Of the largest studentised error over all pairs, over the draws of topics.
+
+        Never less than Student's for a single pair: with few topics the bootstrap is too narrow.
+        """
+        from scipy.stats import t as student
+
+        count, draws = len(self.size), len(self.drawn)
+        noisy = error > 1e-12
+        centred = centred[:, noisy]
+        largest = np.full(draws, -np.inf)
+        total = self.drawn @ self.size  # (B,) prompts in each draw
+        step = max(1, CHUNK // draws)
+        for start in range(0, centred.shape[1], step):
+            part = centred[:, start : start + step]
+            shift = self.drawn @ part / total[:, None]  # (B, P) drawn mean less the mean
+            spread = self.drawn @ part**2
+            spread -= 2 * shift * (self.drawn @ (part * self.size[:, None]))
+            spread += shift**2 * (self.drawn @ self.size**2)[:, None]
+            own = np.sqrt(np.maximum(spread, 0) * count / (count - 1)) / total[:, None]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                # a draw of one topic alone has no spread: it says that anything may be
+                studentised = np.where(own > 1e-12, -shift / own, np.inf)
+            largest = np.maximum(largest, studentised.max(axis=1))
+        single = float(student.ppf(self.confidence, count - 1))
+        if not noisy.any():
+            return single
+        drawn = float(np.quantile(largest, self.confidence, method="higher"))
+        return max(drawn, single)
+
+
+def thin_coverage(kl: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    """(W,): the share of prompts whose samples are too few for the ideal policy at each w.
+
+    Weights that concentrate by KL nats leave about `samples·exp(−KL)` samples to speak for π*_w;
+    below FEW of them f* rests on a handful of answers. A mode that no sample has does not show.
+
+    Args:
+        kl: (W, prompts), KL of π*_w to the base, nats, from the same samples.
+        samples: (prompts,), how many there are.
+    """
+    return (kl > np.log(samples / FEW)).mean(axis=1)
+
+
+def _least(bound: Callable[[float], float]) -> float:
+    """The least ε in [0, 1] at which the bound is at most 0; infinite if there is none."""
+    from scipy.optimize import brentq
+
+    if bound(0.0) <= 0:
+        return 0.0
+    if not bound(1.0) <= 0:
+        return float("inf")
+    return float(brentq(bound, 0.0, 1.0, xtol=1e-7))

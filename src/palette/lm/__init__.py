@@ -1,0 +1,1 @@
+"""Language models: loading, prompt templates, generation, scoring and training."""

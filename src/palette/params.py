@@ -1,0 +1,312 @@
+"""params.yaml, typed and validated: `load()` refuses a bad file in one sentence before anything runs.
+
+python -m palette.params        # explain every key
+"""
+
+import difflib
+from importlib import util
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from palette.errors import PaletteError
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Epsilon = Annotated[float, Field(gt=0, lt=1, description="multiplicative slack, between 0 and 1")]
+TraitName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", description="lower case, digits, _")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Base(Section):
+    model: str = Field(
+        "sandbox", min_length=1, description="sandbox, a local directory, or a hub id"
+    )
+    revision: str | None = Field(None, description="for a hub id: the commit to pin")
+
+
+class Sandbox(Section):
+    seed: Seed = Field(0, description="another seed makes another world")
+    users: Annotated[int, Field(ge=10)] = Field(280, description="users, unseen ones included")
+    layers: Positive = Field(3, description="decoder layers of the base")
+    hidden: Annotated[int, Field(ge=16, multiple_of=16)] = Field(
+        96, description="width of the base"
+    )
+    steps: Positive = Field(1100, description="training steps of the base")
+
+
+class Prompts(Section):
+    file: str | None = Field(
+        None, description="CSV, JSONL or Parquet: prompt, optional topic, split"
+    )
+
+
+class Users(Section):
+    file: str | None = Field(
+        None, description="CSV, JSONL or Parquet: user_id, prompt, response, ..."
+    )
+    unseen: Share = Field(0.18, description="share of users kept out of every estimate")
+
+
+class Insights(Section):
+    items: Annotated[int, Field(ge=1, le=10)] = Field(
+        4, description="history rows shown to the model"
+    )
+    pairs: Positive = Field(3, description="personal and neutral answers per user")
+    contrasts: Positive = Field(2, description="the base's own answers to each prompt of a history")
+    seed: Seed = 0
+
+
+class Subspaces(Section):
+    history: Positive = Field(4, description="rows below which a user has the group's directions")
+    restarts: Positive = Field(4, description="of the CCS probe; the lowest loss is kept")
+    epochs: Positive = Field(200, description="of each restart")
+    seed: Seed = 0
+
+
+class RolloutSamples(Section):
+    train: Annotated[int, Field(ge=2)] = 768
+    select: Annotated[int, Field(ge=2)] = 256
+    certify: Annotated[int, Field(ge=2)] = 256
+    test: Annotated[int, Field(ge=2)] = 256
+
+
+class Rollouts(Section):
+    max_new_tokens: Positive = Field(48, description="one limit for every policy")
+    samples: RolloutSamples = Field(
+        RolloutSamples(), description="answers per prompt of each split"
+    )
+    seed: Seed = 0
+
+
+class Trait(BaseModel):
+    """One trait: `kind` names a module of palette.traits; all other keys are that module's."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    kind: str = Field(description="a module of palette.traits")
+
+
+class Objective(Section):
+    beta: float = Field(0.1, gt=0, description="price of one nat of KL to the base")
+
+
+class Weights(Section):
+    floor: dict[TraitName, Share] = Field({}, description="the least weight of a trait")
+
+
+class Preferences(Section):
+    scale: float = Field(5.0, gt=0, description="logit of a preference per unit of w.r")
+    pairs: float = Field(0.25, ge=0, le=1, description="weight of a self-generated pair")
+    level: Annotated[float, Field(gt=0, lt=1)] = Field(0.9, description="of each weight's interval")
+
+
+class Plan(Section):
+    epsilon: Epsilon = 0.03
+    strategy: Literal["minimal", "lazy"] = "minimal"
+    lattice: Annotated[int, Field(ge=2, le=60)] = Field(20, description="steps of the lattice")
+    pinned: str | None = Field(None, description="CSV of weights that must be in the plan")
+
+
+class Adapters(Section):
+    rank: Positive = 16
+    learning_rate: float = Field(5e-3, gt=0, lt=1)
+    batch: Positive = 128
+    steps: Count = Field(60, description="supervised, on resampled rollouts")
+    rloo_steps: Count = Field(0, description="on-policy polish")
+    rloo_learning_rate: float = Field(1e-3, gt=0, lt=1)
+    generations: Annotated[int, Field(ge=2)] = Field(
+        8, description="completions per prompt in RLOO"
+    )
+    seed: Seed = 0
+
+
+class ValueSamples(Section):
+    select: Positive = 64
+    certify: Positive = 64
+    test: Positive = 32
+
+
+class Values(Section):
+    samples: ValueSamples = Field(ValueSamples(), description="answers per prompt of each split")
+    seed: Seed = 0
+
+
+class Portfolio(Section):
+    epsilon: Epsilon = 0.05
+    delta: float = Field(0.0, ge=0, lt=1, description="additive slack, in units of w.r")
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    bootstrap: Annotated[int, Field(ge=100)] = 2000
+    seed: Seed = 0
+
+
+class Routes(Section):
+    max_regret: float = Field(1.0, gt=0, description="above it a user is marked uncertain")
+
+
+class Baselines(Section):
+    samples: Positive = Field(4, description="answers per policy and test prompt")
+    per_user: Count = Field(3, description="users who get an adapter of their own")
+    seed: Seed = 0
+
+
+class Evaluation(Section):
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    bootstrap: Annotated[int, Field(ge=100)] = 2000
+    seed: Seed = 0
+
+
+class Runtime(Section):
+    engine: Literal["loky", "threading", "sequential", "dask", "ray"] = "loky"
+    workers: Positive = Field(2, description="processes that share the work")
+    threads: Positive = Field(1, description="per worker")
+    device: str = Field("auto", description="auto, cpu, cuda or mps")
+    store: str = Field(".palette/store", min_length=1, description="any fsspec URL; safe to delete")
+
+
+class Params(Section):
+    base: Base = Base()
+    sandbox: Sandbox = Sandbox()
+    prompts: Prompts = Prompts()
+    users: Users = Users()
+    insights: Insights = Insights()
+    subspaces: Subspaces = Subspaces()
+    rollouts: Rollouts = Rollouts()
+    traits: dict[TraitName, Trait] = Field(min_length=1, description="one reward per trait")
+    objective: Objective = Objective()
+    weights: Weights = Weights()
+    preferences: Preferences = Preferences()
+    plan: Plan = Plan()
+    adapters: Adapters = Adapters()
+    values: Values = Values()
+    portfolio: Portfolio = Portfolio()
+    routes: Routes = Routes()
+    baselines: Baselines = Baselines()
+    evaluation: Evaluation = Evaluation()
+    runtime: Runtime = Runtime()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Params":
+        if self.plan.epsilon > self.portfolio.epsilon:
+            raise ValueError(
+                f"plan.epsilon is {self.plan.epsilon}, but must be at most portfolio.epsilon "
+                f"({self.portfolio.epsilon}), since trained adapters fall short of ideal ones"
+            )
+        for name in self.weights.floor:
+            if name not in self.traits:
+                raise ValueError(f"weights.floor names '{name}', {_nearest(name, self.traits)}")
+        total = sum(self.weights.floor.values())
+        if total >= 1:
+            raise ValueError(
+                f"weights.floor adds up to {total:g} and leaves no weights; it must stay below 1"
+            )
+        if self.adapters.steps + self.adapters.rloo_steps == 0:
+            raise ValueError(
+                "adapters.steps and adapters.rloo_steps are both 0; at least one must be positive"
+            )
+        if self.adapters.rloo_steps and self.adapters.batch % self.adapters.generations:
+            raise ValueError(
+                f"adapters.batch is {self.adapters.batch}, but must be a multiple of "
+                f"adapters.generations ({self.adapters.generations}) for adapters.rloo_steps"
+            )
+        for name, trait in self.traits.items():
+            if util.find_spec(f"palette.traits.{trait.kind}") is None:
+                raise ValueError(
+                    f"traits.{name}.kind is '{trait.kind}', {_nearest(trait.kind, trait_kinds())}"
+                )
+        return self
+
+    @property
+    def trait_names(self) -> list[str]:
+        return list(self.traits)
+
+    @property
+    def floor(self) -> list[float]:
+        """The least weight of each trait, in the order of `trait_names`."""
+        return [self.weights.floor.get(name, 0.0) for name in self.traits]
+
+
+def trait_kinds() -> list[str]:
+    """Names of the modules of palette.traits that hold a reward."""
+    folder = Path(__file__).parent / "traits"
+    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Read and validate a params file.
+
+    Raises:
+        PaletteError: one sentence naming the key, its value and what is allowed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise PaletteError(f"{path} does not exist; run palette from the project's top folder")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" (line {where.line + 1})" if where else ""
+        raise PaletteError(f"{path} is not valid YAML{line}: mend the syntax there") from None
+    if not isinstance(raw, dict):
+        raise PaletteError(f"{path} must be a mapping of sections, such as `base:` and `traits:`")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise PaletteError(f"{path}: {_sentence(error)}") from None
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first problem, as a sentence."""
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+    if problem["type"] == "extra_forbidden":
+        section = _section(problem["loc"][:-1])
+        return f"'{key}' is an unknown key, {_nearest(str(problem['loc'][-1]), section)}"
+    if problem["type"] == "missing":
+        return f"'{key}' is missing; add it"
+    if not key:
+        return problem["msg"].removeprefix("Value error, ")
+    allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{key} is {problem['input']!r}, but {allowed}"
+
+
+def _section(loc: tuple[Any, ...]) -> list[str]:
+    model: Any = Params
+    for part in loc:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
+def _nearest(name: str, known: Any) -> str:
+    """Tail of a sentence that names the closest valid name, or all of them."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    if close:
+        return f"which is not known; did you mean '{close[0]}'?"
+    return f"which is not known; allowed: {', '.join(known)}"
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """(key, default, meaning) of every parameter, for `palette params`."""
+    rows = []
+    for section, field in Params.model_fields.items():
+        if section == "traits":
+            rows.append(
+                ("traits.NAME.kind", "", "a module of palette.traits: " + ", ".join(trait_kinds()))
+            )
+            continue
+        for key, sub in field.annotation.model_fields.items():
+            default = sub.default
+            shown = default.model_dump() if isinstance(default, BaseModel) else default
+            rows.append((f"{section}.{key}", str(shown), sub.description or ""))
+    return rows
+
+
+if __name__ == "__main__":
+    for key, default, meaning in describe():
+        print(f"{key:28} {default:12} {meaning}")

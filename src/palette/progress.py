@@ -1,0 +1,75 @@
+"""Progress of long work, on stderr: a bar with time left on a terminal, else a line now and then.
+
+    with progress("insights", total=len(users)) as advance:
+        for user in users:
+            ...
+            advance(1)
+
+Nothing of it reaches an artifact: wall times belong on a screen, never under data/.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+QUIET_SECONDS = 10.0  # between two lines, so that a log of a long run stays readable
+
+
+@contextmanager
+def progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how far `name` has come; yields `advance(steps)`, with `total` steps to go in all."""
+    with (_bar if sys.stderr.isatty() else _lines)(name, total) as advance:
+        yield advance
+
+
+@contextmanager
+def _bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda steps: bar.advance(task, steps)
+
+
+@contextmanager
+def _lines(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    started = spoken = time.monotonic()
+    done = 0
+
+    def advance(steps: int) -> None:
+        nonlocal done, spoken
+        done += steps
+        now = time.monotonic()
+        if now - spoken >= QUIET_SECONDS and 0 < done < total:
+            spoken = now
+            left = (now - started) * (total - done) / done
+            _say(f"{name}: {done} of {total}, about {_duration(left)} left")
+
+    yield advance
+    _say(f"{name}: {done} of {total} in {_duration(time.monotonic() - started)}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,56 @@
+"""The store: finished work by the hash of what made it. Safe to delete; a team's may be a bucket."""
+
+import hashlib
+import json
+from typing import Any
+
+import fsspec
+
+FORMAT = 1
+"""Raised when what a key stands for changes."""
+
+
+def key(*parts: Any) -> str:
+    """sha256 of the JSON of the parts: what made a thing, and nothing else."""
+    text = json.dumps([FORMAT, *parts], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Store:
+    """Named bundles of files under an fsspec URL.
+
+    A bundle is one file (a length-prefixed JSON index, then the contents), moved into place when it
+    is whole: a half-written one is never found.
+    """
+
+    def __init__(self, url: str):
+        self.filesystem, self.root = fsspec.core.url_to_fs(url)
+
+    def has(self, name: str) -> bool:
+        return self.filesystem.exists(self._path(name))
+
+    def save(self, name: str, files: dict[str, bytes]) -> None:
+        path = self._path(name)
+        self.filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        index = json.dumps({file: len(content) for file, content in files.items()}).encode()
+        temporary = f"{path}.{key(name, len(index))[:8]}.part"
+        with self.filesystem.open(temporary, "wb") as out:
+            out.write(len(index).to_bytes(8, "big") + index + b"".join(files.values()))
+        self.filesystem.mv(temporary, path)
+
+    def load(self, name: str) -> dict[str, bytes] | None:
+        """The files of a bundle, or None where there is none."""
+        try:
+            with self.filesystem.open(self._path(name), "rb") as source:
+                content = source.read()
+        except FileNotFoundError:
+            return None
+        start = 8 + int.from_bytes(content[:8], "big")
+        files = {}
+        for file, length in json.loads(content[8:start]).items():
+            files[file] = content[start : start + length]
+            start += length
+        return files
+
+    def _path(self, name: str) -> str:
+        return f"{self.root}/{name[:2]}/{name}"

@@ -1,0 +1,38 @@
+"""Stage users: a histories file, or the sandbox's own rows → validated tables.
+
+    python -m palette.users
+
+Writes users, histories and rejected (each bad row and why); hidden (the true weights) has rows in
+the sandbox only.
+"""
+
+import polars as pl
+
+from palette import stage, tables
+from palette.histories import read_histories, validate
+from palette.params import Params
+
+
+def main(params: Params) -> None:
+    rows, hidden = read(params)
+    valid = validate(rows, params.users.unseen)
+    for name in ("users", "histories", "rejected"):
+        tables.write(name, getattr(valid, name))
+    tables.write("hidden", hidden)
+    print(
+        f"users: {len(valid.users)} users, {len(valid.histories)} rows kept, "
+        f"{len(valid.rejected)} rejected"
+    )
+
+
+def read(params: Params) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """History rows as text, and the hidden weights of their users where they are known."""
+    from palette.sandbox import people, world
+
+    if params.users.file:
+        return read_histories(params.users.file), tables.empty("hidden", world.TRAITS)
+    return people.histories(params.sandbox)
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,195 @@
+"""Preferences: known weights are recovered, intervals hold, and no rows mean the group's prior."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from palette import preferences, tables
+from palette.core.preference import (
+    Comparisons,
+    Prior,
+    draw_particles,
+    fit_prior,
+    from_rating,
+    posterior,
+)
+from palette.params import Params
+
+SCALE, LEVEL = 5.0, 0.9
+
+
+def tastes(d: int, users: int, rng: np.random.Generator) -> np.ndarray:
+    """(users, d) weights, each user near one of up to three corners."""
+    centres = 0.6 * np.eye(d)[: min(d, 3)] + 0.4 / d
+    return np.stack(
+        [rng.dirichlet(12 * c) for c in centres[rng.integers(len(centres), size=users)]]
+    )
+
+
+def choices(weights: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> Comparisons:
+    """`rows[i]` choices of user i between two random answers, by the logistic rule."""
+    user = np.repeat(np.arange(len(weights)), rows)
+    difference = rng.uniform(-1, 1, (len(user), weights.shape[1]))
+    liked = rng.random(len(user)) < 1 / (1 + np.exp(-SCALE * (difference * weights[user]).sum(1)))
+    return Comparisons(user, difference * np.where(liked, 1, -1)[:, None], np.ones(len(user)))
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 5, 8])
+def test_known_weights_are_recovered_and_intervals_hold(d):
+    rng = np.random.default_rng(d)
+    seen, users = 200, 300
+    weights, rows = tastes(d, users, rng), rng.integers(0, 21, users)
+    made = choices(weights, rows, rng)
+    prior = fit_prior(made.of(np.arange(seen)), seen, draw_particles(np.zeros(d), 0), SCALE)
+    found = posterior(made, users, prior, SCALE, LEVEL)
+    np.testing.assert_allclose(found.mean.sum(1), 1)
+    held = (found.low - 1e-9 <= weights) & (weights <= found.high + 1e-9)
+    for cohort in (rows <= 3, (rows > 3) & (rows <= 10), rows > 10):
+        assert held[cohort].mean() > LEVEL - 0.07
+    if d > 1:
+        error, width = np.abs(found.mean - weights).mean(1), (found.high - found.low).mean(1)
+        assert error[rows > 15].mean() < 0.75 * error[rows == 0].mean()
+        assert width[rows > 15].mean() < 0.75 * width[rows == 0].mean()
+
+
+def test_many_rows_pin_the_weights_whatever_the_group_likes():
+    rng = np.random.default_rng(0)
+    weights = np.array([[0.1, 0.2, 0.7]])
+    group = choices(np.tile([0.8, 0.1, 0.1], (50, 1)), np.full(50, 10), rng)
+    prior = fit_prior(group, 50, draw_particles(np.zeros(3), 0), SCALE)
+    odd = posterior(choices(weights, np.array([600]), rng), 1, prior, SCALE, LEVEL)
+    np.testing.assert_allclose(odd.mean, weights, atol=0.1)
+    assert (odd.high - odd.low).max() < 0.3
+
+
+def test_no_rows_mean_the_prior_and_a_wide_interval():
+    rng = np.random.default_rng(1)
+    made = choices(tastes(3, 80, rng), np.full(80, 10), rng)
+    prior = fit_prior(made, 80, draw_particles(np.zeros(3), 0), SCALE)
+    found = posterior(made, 82, prior, SCALE, LEVEL)
+    np.testing.assert_allclose(found.mean[80:], np.tile(prior.masses @ prior.particles, (2, 1)))
+    widths = (found.high - found.low).mean(1)
+    assert widths[80] == widths[81] > widths[:80].mean()
+    assert made.evidence(82)[-2:].tolist() == [0, 0]
+
+
+def test_prior_learns_the_group_and_never_collapses():
+    rng = np.random.default_rng(2)
+    made = choices(np.tile([0.8, 0.1, 0.1], (100, 1)), np.full(100, 20), rng)
+    particles = draw_particles(np.zeros(3), 0)
+    prior = fit_prior(made, 100, particles, SCALE)
+    assert prior.masses.sum() == pytest.approx(1) and prior.masses.min() > 0
+    assert (prior.masses @ particles)[0] == pytest.approx(0.8, abs=0.12)
+    assert np.exp(-(prior.masses * np.log(prior.masses)).sum()) > 50, "mass on a few particles"
+
+
+def test_no_choices_at_all_leave_all_particles_equal():
+    nothing = Comparisons(np.zeros(0, int), np.zeros((0, 3)), np.zeros(0))
+    prior = fit_prior(nothing, 5, draw_particles(np.zeros(3), 0), SCALE)
+    np.testing.assert_allclose(prior.masses, 1 / len(prior.masses))
+    assert posterior(nothing, 5, prior, SCALE, LEVEL).mean.shape == (5, 3)
+
+
+def test_a_row_counts_once_however_many_contrasts_it_has():
+    prior = Prior(draw_particles(np.zeros(2), 0), np.full(2048, 1 / 2048))
+    delta = np.array([[0.8, -0.5]])
+    one = Comparisons(np.zeros(1, int), delta, np.ones(1))
+    split = Comparisons(np.zeros(4, int), delta.repeat(4, 0), np.full(4, 0.25))
+    a, b = (posterior(c, 1, prior, SCALE, LEVEL) for c in (one, split))
+    np.testing.assert_allclose(a.mean, b.mean)
+    assert split.evidence(1) == one.evidence(1) == 1
+
+
+def test_ratings_weigh_and_sign_a_row():
+    np.testing.assert_allclose(from_rating(np.array([np.nan, 1, 0.75, 0.5, 0])), [1, 1, 0.5, 0, -1])
+    prior = Prior(draw_particles(np.zeros(2), 0), np.full(2048, 1 / 2048))
+
+    def mean(rating: float) -> float:
+        weight = from_rating(np.array([rating]))
+        made = Comparisons(np.zeros(1, int), np.array([[0.9, -0.9]]), weight)
+        return posterior(made, 1, prior, SCALE, LEVEL).mean[0, 0]
+
+    assert mean(1.0) > mean(0.75) > mean(0.5) > mean(0.25) > mean(0.0)
+    assert mean(0.0) == pytest.approx(1 - mean(1.0), abs=0.02)
+
+
+def test_users_do_not_see_one_another_and_blocks_change_nothing(monkeypatch):
+    rng = np.random.default_rng(3)
+    made = choices(tastes(3, 20, rng), rng.integers(0, 9, 20), rng)
+    prior = fit_prior(made, 20, draw_particles(np.zeros(3), 0), SCALE)
+    whole = posterior(made, 20, prior, SCALE, LEVEL)
+    alone = posterior(made.of(np.array([7])), 1, prior, SCALE, LEVEL)
+    np.testing.assert_allclose(alone.mean[0], whole.mean[7])
+    monkeypatch.setattr("palette.core.preference.USERS_AT_ONCE", 3)
+    np.testing.assert_allclose(posterior(made, 20, prior, SCALE, LEVEL).low, whole.low)
+
+
+def test_floors_hold_for_every_particle():
+    floor = np.array([0.0, 0.2, 0.1])
+    particles = draw_particles(floor, 0)
+    assert (particles >= floor - 1e-12).all()
+    np.testing.assert_allclose(particles.sum(1), 1)
+    assert np.array_equal(particles, draw_particles(floor, 0))
+    assert particles.max(0) == pytest.approx([0.7, 0.9, 0.8], abs=0.02)
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch) -> Params:
+    """Two seen users of opposite tastes, one without rows, one unseen; histories and contrasts."""
+    monkeypatch.chdir(tmp_path)
+    short, long = "Wipe it.", " ".join(["Wipe the kettle with a cloth and let it dry."] * 4)
+    users = {"ann": "seen", "bob": "seen", "cy": "seen", "dee": "unseen"}
+    liked = {"ann": short, "bob": long, "dee": short}
+    tables.write("users", pl.DataFrame({
+        "user_id": list(users), "cohort": list(users.values()), "rows": [3, 3, 0, 3],
+        "public": [False] * 4,
+    }))  # fmt: skip
+    rows = [
+        {"user_id": user, "row": row, "prompt": "How?", "response": text, "rating": None,
+         "timestamp": None}
+        for user, text in liked.items() for row in range(3)
+    ]  # fmt: skip
+    tables.write("histories", pl.DataFrame(rows, schema=tables.empty("histories").schema))
+    contrasts = [
+        {"user_id": user, "row": row, "sample": sample,
+         "response": long if text == short else short}
+        for user, text in liked.items() for row in range(3) for sample in range(2)
+    ]  # fmt: skip
+    tables.write("contrasts", pl.DataFrame(contrasts))
+    tables.write("pairs", pl.DataFrame({
+        "user_id": ["ann"], "pair": [0], "prompt": ["How?"], "personal": [short], "neutral": [long],
+    }))  # fmt: skip
+    traits = {
+        "brevity": {"kind": "brevity", "best": 2, "worst": 30},
+        "safety": {"kind": "safety"},
+    }
+    return Params.model_validate({"traits": traits})
+
+
+def test_stage_tells_tastes_apart(data):
+    preferences.main(data)
+    table = tables.read("weights")
+    assert table.height == 8
+    brevity = {r["user_id"]: r for r in table.filter(trait="brevity").iter_rows(named=True)}
+    assert brevity["ann"]["weight"] > brevity["cy"]["weight"] > brevity["bob"]["weight"]
+    assert brevity["dee"]["weight"] > brevity["cy"]["weight"]
+    assert brevity["ann"]["evidence"] == pytest.approx(3 + data.preferences.pairs)
+    assert brevity["cy"]["evidence"] == 0
+    assert all(r["low"] <= r["weight"] <= r["high"] for r in brevity.values())
+
+
+def test_unseen_users_teach_the_prior_nothing(data):
+    users = tables.read("users").sort("user_id")
+    with_dee = preferences.learn_prior(data, users, preferences.compare(data, users))
+    tables.write("contrasts", tables.read("contrasts").filter(pl.col("user_id") != "dee"))
+    without = preferences.learn_prior(data, users, preferences.compare(data, users))
+    np.testing.assert_array_equal(with_dee.masses, without.masses)
+
+
+def test_nobody_has_any_rows(data):
+    for table in ("histories", "contrasts", "pairs"):
+        tables.write(table, tables.empty(table))
+    preferences.main(data)
+    weights = tables.read("weights")
+    assert weights["evidence"].sum() == 0
+    np.testing.assert_allclose(weights["weight"], 0.5, atol=0.03)

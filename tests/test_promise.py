@@ -1,0 +1,251 @@
+"""The promise of recomputation (docs, DESIGN: "change one trait → ..."), on the real stages.
+
+A copy of the project runs the real `dvc repro` on a tiny configuration; every test changes one
+thing, asserts which stages ran, and takes the change back, which DVC restores from its run-cache.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "sandbox": {"users": 12, "layers": 1, "hidden": 16, "steps": 20},
+    "prompts": {"file": "prompts.csv"},
+    "users": {"file": "users.csv"},
+    "insights": {"items": 2, "pairs": 2, "contrasts": 1},
+    "subspaces": {"history": 2, "restarts": 1, "epochs": 5},
+    "rollouts": {
+        "max_new_tokens": 8,
+        "samples": {"train": 16, "select": 8, "certify": 8, "test": 8},
+    },
+    "plan": {"epsilon": 0.2, "lattice": 4, "pinned": "pinned.csv"},
+    "adapters": {"rank": 2, "batch": 8, "steps": 2},
+    "values": {"samples": {"select": 4, "certify": 4, "test": 4}},
+    "portfolio": {"epsilon": 0.3, "bootstrap": 100},
+    "baselines": {"samples": 1, "per_user": 1},
+    "evaluation": {"bootstrap": 100},
+    "runtime": {"engine": "sequential", "workers": 1},
+}
+PROMPTS = "prompt,topic,split\n" + "".join(
+    f"how do i start {split} {number}?,{split}{number},{split}\n"
+    for split in ("train", "select", "certify", "test")
+    for number in range(3)
+)
+USERS = "user_id,prompt,response,public\n" + "".join(
+    f"{user},how do i {verb} a {thing}?,{answer},true\n"
+    for user in ("ann", "bob", "cid", "dot")
+    for verb in ("clean", "mend")
+    for thing, answer in {"pan": "use hot water", "bike": "take care, oil it and enjoy"}.items()
+)
+NEW_USER = "eve,how do i boil an egg?,wait eight minutes,true\n"
+PINNED = "brevity,humor,safety\n0.8,0.1,0.1\n0.1,0.1,0.8\n"
+
+BEFORE_TRAITS = {"base", "prompts", "users", "insights", "subspaces", "rollouts"}
+TRAINING = {"plan", "adapters"}
+VERDICT = {"portfolio", "routes", "evaluation", "report"}
+
+
+@dataclass(frozen=True)
+class Repro:
+    """What `dvc repro` did: the stages that it ran and those restored from the run-cache."""
+
+    ran: set[str]
+    restored: set[str]
+    status: int
+    output: str
+
+
+@dataclass(frozen=True)
+class Project:
+    """A copy of the project in a folder of its own."""
+
+    root: Path
+
+    def repro(self) -> Repro:
+        """Run the real `dvc repro` to its end."""
+        dvc = [sys.executable, "-m", "dvc", "repro"]
+        environment = os.environ | {"PYTHONPATH": str(self.root / "src"), "OMP_NUM_THREADS": "1"}
+        environment |= {"DVC_SITE_CACHE_DIR": str(self.root / ".site"), "DVC_NO_ANALYTICS": "1"}
+        done = subprocess.run(
+            dvc,
+            cwd=self.root,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return Repro(
+            set(re.findall(r"^Running stage '(.+)':$", done.stdout, re.M)),
+            set(re.findall(r"^Stage '(.+)' is cached", done.stdout, re.M)),
+            done.returncode,
+            done.stdout,
+        )
+
+    def write(self, section: str, change: dict) -> None:
+        """Change keys of a section of params.yaml, the rest staying as it is."""
+        path = self.root / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        for key, value in change.items():
+            known = params[section].get(key)
+            params[section][key] = known | value if isinstance(known, dict) else value
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+    @contextmanager
+    def changed(self, section: str, change: dict) -> Iterator[Repro]:
+        """What a change makes run; afterwards everything is as before, and nothing had to run."""
+        before = (self.root / "params.yaml").read_bytes()
+        artifacts = self.artifacts()
+        self.write(section, change)
+        yield self.repro()
+        (self.root / "params.yaml").write_bytes(before)
+        back = self.repro()
+        assert back.ran <= {"report"}, "a reverted change is restored, not run again"
+        assert self.artifacts() == artifacts
+
+    def artifacts(self) -> dict[str, str]:
+        """file → hash of everything under data/."""
+        files = [path for path in (self.root / "data").rglob("*") if path.is_file()]
+        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    def stored(self, file: str) -> dict[Path, int]:
+        """Bundles of the store that hold a file of this name, with the time of writing."""
+        found = {}
+        for path in (self.root / ".palette/store").rglob("*"):
+            if path.is_file():
+                content = path.read_bytes()
+                index = json.loads(content[8 : 8 + int.from_bytes(content[:8], "big")])
+                if any(name.endswith(file) for name in index):
+                    found[path] = path.stat().st_mtime_ns
+        return found
+
+    def stages(self) -> set[str]:
+        return set(yaml.safe_load((self.root / "dvc.lock").read_text())["stages"])
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    """The whole chain, run once."""
+    root = tmp_path_factory.mktemp("palette")
+    shutil.copytree(ROOT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, root / name)
+    (root / ".venv").symlink_to(sys.prefix)
+    (root / "prompts.csv").write_text(PROMPTS)
+    (root / "users.csv").write_text(USERS)
+    (root / "more_users.csv").write_text(USERS + NEW_USER)
+    (root / "pinned.csv").write_text(PINNED)
+    subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=root, check=True)
+    project = Project(root)
+    for section, change in TINY.items():
+        project.write(section, change)
+    first = project.repro()
+    assert first.status == 0, first.output[-3000:]
+    assert first.ran == project.stages()
+    return project
+
+
+pytestmark = pytest.mark.slow
+
+
+def test_change_nothing_and_nothing_runs(project):
+    again = project.repro()
+    assert (again.ran, again.restored, again.status) == (set(), set(), 0)
+
+
+def test_portfolio_epsilon_trains_nothing(project):
+    with project.changed("portfolio", {"epsilon": 0.35}) as repro:
+        assert repro.status == 0, repro.output[-3000:]
+        assert {"portfolio"} <= repro.ran <= VERDICT
+
+
+def test_plan_epsilon_trains_no_adapter_that_exists(project):
+    before = project.stored("adapter_model.safetensors")
+    assert before
+    with project.changed("plan", {"epsilon": 0.05}) as repro:
+        assert repro.status == 0, repro.output[-3000:]
+        assert {"plan", "adapters"} <= repro.ran
+        assert repro.ran <= TRAINING | VERDICT | {"values", "baselines"}
+        after = project.stored("adapter_model.safetensors")
+        assert {path: after[path] for path in before} == before
+        plan = json.loads((project.root / "data/plan/plan.json").read_text())
+        assert plan["epsilon"] == 0.05
+
+
+def test_one_trait_scores_no_other(project):
+    with project.changed("traits", {"brevity": {"best": 4}}) as repro:
+        assert repro.status == 0, repro.output[-3000:]
+        assert {"rewards@brevity", "preferences", "plan"} <= repro.ran
+        others = {"rewards@humor", "rewards@safety"}
+        assert not repro.ran & (BEFORE_TRAITS | others)
+
+
+def test_one_traits_code_scores_no_other(project):
+    """A comment in its module: scored again with the same result, so no plan is made anew."""
+    module = project.root / "src/palette/traits/humor.py"
+    code = module.read_text()
+    module.write_text(code + "# changed\n")
+    repro = project.repro()
+    module.write_text(code)
+    back = project.repro()
+    assert "rewards@humor" in repro.ran
+    others = {"rewards@brevity", "rewards@safety", "plan", "portfolio"}
+    assert not repro.ran & (BEFORE_TRAITS | others)
+    assert back.ran <= {"report"}
+
+
+def test_one_more_user_is_the_only_one_generated(project):
+    before = project.stored("result.json")
+    assert len(before) == 4
+    with project.changed("users", {"file": "more_users.csv"}) as repro:
+        assert repro.status == 0, repro.output[-3000:]
+        assert {"users", "insights", "preferences", "routes"} <= repro.ran
+        assert not repro.ran & TRAINING
+        after = project.stored("result.json")
+        assert len(after) == 5
+        assert {path: after[path] for path in before} == before
+        insights = pl.read_parquet(project.root / "data/insights/insights.parquet")
+        assert set(insights["user_id"]) == {"ann", "bob", "cid", "dot", "eve"}
+
+
+def test_how_to_compute_is_no_stages_parameter(project):
+    with project.changed("runtime", {"threads": 2, "engine": "threading"}) as repro:
+        assert repro.ran == repro.restored == set()
+
+
+def test_invalid_params_touch_no_artifact(project):
+    before = project.artifacts(), (project.root / "dvc.lock").read_bytes()
+    params = (project.root / "params.yaml").read_bytes()
+    project.write("plan", {"epsilon": 0.9})
+    repro = project.repro()
+    assert (project.artifacts(), (project.root / "dvc.lock").read_bytes()) == before
+    (project.root / "params.yaml").write_bytes(params)
+    assert repro.status != 0
+    assert "palette: params.yaml: plan.epsilon is 0.9, but must be at most" in repro.output
+    assert project.repro().ran == set()
+
+
+def test_same_seed_gives_the_same_bytes(project):
+    """The cheap stages of every kind, made again from nothing but params and seed."""
+    before = project.artifacts()
+    shutil.rmtree(project.root / ".palette/store")
+    stages = ["base", "users", "insights", "rollouts", "plan", "adapters", "values", "portfolio"]
+    for stage in stages:
+        command = [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", stage]
+        environment = os.environ | {"PYTHONPATH": str(project.root / "src")}
+        environment |= {"DVC_SITE_CACHE_DIR": str(project.root / ".site")}
+        subprocess.run(command, cwd=project.root, env=environment, check=True, capture_output=True)
+    assert project.artifacts() == before

@@ -1,0 +1,51 @@
+"""Tiny random models of several architectures, with a tokenizer that takes any text."""
+
+from functools import cache
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from palette.lm.models import LanguageModel
+
+EOS = "<eos>"
+LAYERS, HIDDEN, CONTEXT = 3, 32, 512
+ARCHITECTURES = ("llama", "gpt2", "gpt_neox")
+
+
+@cache
+def tiny(architecture: str = "llama") -> LanguageModel:
+    """A frozen random model; its digest is its architecture's name."""
+    tokenizer = _bytes_tokenizer()
+    common = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    wide = {"hidden_size": HIDDEN, "intermediate_size": 64, "num_hidden_layers": LAYERS,
+            "num_attention_heads": 4, "max_position_embeddings": CONTEXT}  # fmt: skip
+    config = {
+        "llama": lambda: transformers.LlamaConfig(**common, **wide),
+        "gpt2": lambda: transformers.GPT2Config(
+            **common, n_embd=HIDDEN, n_layer=LAYERS, n_head=4, n_positions=CONTEXT
+        ),
+        "gpt_neox": lambda: transformers.GPTNeoXConfig(**common, **wide),
+    }[architecture]()
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for weights in model.parameters():  # far from uniform logits, so that edits show
+            weights.mul_(3.0 if weights.dim() > 1 else 1.0)
+    model.eval().requires_grad_(False)
+    return LanguageModel(model, tokenizer, torch.device("cpu"), architecture)
+
+
+def save(lm: LanguageModel, folder) -> None:
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+
+
+def _bytes_tokenizer() -> transformers.PreTrainedTokenizerFast:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({token: i for i, token in enumerate([EOS, *alphabet])}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token=EOS, pad_token=EOS
+    )
