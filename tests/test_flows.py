@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import flows  # noqa: F401
-from flows.graph import read_stages
+from flows.graph import FLOWS, read_stages
 from palette.errors import PaletteError
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +114,25 @@ def test_graph_is_dvcs_own(project):
     assert stages["rewards@humor"].flow == "adapters"
     names = list(stages)
     assert all(names.index(need) < names.index(s.name) for s in stages.values() for need in s.needs)
+
+
+def test_every_real_stage_belongs_to_a_flow():
+    stages = read_stages(ROOT)
+    assert {stage.flow for stage in stages} == set(FLOWS)
+    assert {"insights", "subspaces", "adapters", "portfolio"} <= {stage.name for stage in stages}
+
+
+def test_nightly_deployment_runs_the_pipeline(monkeypatch):
+    from prefect.flows import load_flow_from_entrypoint
+    from prefect.schedules import Cron
+
+    monkeypatch.chdir(ROOT)
+    (deployment,) = yaml.safe_load(Path("prefect.yaml").read_text())["deployments"]
+    assert load_flow_from_entrypoint(deployment["entrypoint"]).name == "palette"
+    (schedule,) = deployment["schedules"]
+    Cron(schedule["cron"], timezone=schedule["timezone"])
+    with pytest.raises(ValueError):
+        Cron("every night")
 
 
 def test_stage_without_a_flow_is_refused(project):

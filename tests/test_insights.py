@@ -9,7 +9,7 @@ from tiny_models import CONTEXT, tiny
 from palette import insights, tables
 from palette.core.selection import select_history
 from palette.insights import User
-from palette.lm import models, templates
+from palette.lm import templates
 from palette.params import Insights, Params
 
 LIMIT = 10
@@ -127,13 +127,11 @@ def make(folder, histories: dict[str, int]) -> None:
 def params(tmp_path, monkeypatch) -> Params:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(insights, "USERS_AT_ONCE", 1)
-    models.cached_base.cache_clear()
-    yield Params.model_validate({
+    return Params.model_validate({
         "traits": {"brevity": {"kind": "brevity"}}, "insights": SETTINGS.model_dump(),
         "rollouts": {"max_new_tokens": LIMIT},
         "runtime": {"engine": "sequential", "store": "store"},
     })  # fmt: skip
-    models.cached_base.cache_clear()
 
 
 @pytest.fixture

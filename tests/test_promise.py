@@ -22,16 +22,17 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 TINY = {
-    "sandbox": {"users": 12, "layers": 1, "hidden": 16, "steps": 20},
-    "prompts": {"file": "prompts.csv"},
-    "users": {"file": "users.csv"},
+    "sandbox": {"users": 12, "layers": 1, "hidden": 32, "steps": 20},
+    "prompts": {"file": "inputs/prompts/prompts.csv"},
+    "users": {"file": "inputs/users/users.csv"},
     "insights": {"items": 2, "pairs": 2, "contrasts": 1},
     "subspaces": {"history": 2, "restarts": 1, "epochs": 5},
     "rollouts": {
-        "max_new_tokens": 8,
-        "samples": {"train": 16, "select": 8, "certify": 8, "test": 8},
+        "max_new_tokens": 16,
+        "samples": {"train": 64, "select": 32, "certify": 32, "test": 32},
     },
-    "plan": {"epsilon": 0.2, "lattice": 4, "pinned": "pinned.csv"},
+    "traits": {"brevity": {"best": 1, "worst": 16}},
+    "plan": {"epsilon": 0.2, "lattice": 4, "pinned": "inputs/plan/pinned.csv"},
     "adapters": {"rank": 2, "batch": 8, "steps": 2},
     "values": {"samples": {"select": 4, "certify": 4, "test": 4}},
     "portfolio": {"epsilon": 0.3, "bootstrap": 100},
@@ -48,11 +49,17 @@ USERS = "user_id,prompt,response,public\n" + "".join(
     f"{user},how do i {verb} a {thing}?,{answer},true\n"
     for user in ("ann", "bob", "cid", "dot")
     for verb in ("clean", "mend")
-    for thing, answer in {"pan": "use hot water", "bike": "take care, oil it and enjoy"}.items()
+    for thing, answer in {"pan": "use hot water", "bike": "never rush and oil it"}.items()
 )
 NEW_USER = "eve,how do i boil an egg?,wait eight minutes,true\n"
 PINNED = "brevity,humor,safety\n0.8,0.1,0.1\n0.1,0.1,0.8\n"
+INPUTS = {
+    "inputs/prompts/prompts.csv": PROMPTS,
+    "inputs/users/users.csv": USERS,
+    "inputs/plan/pinned.csv": PINNED,
+}
 
+GATE = {"check"}  # looks at every change of params.yaml, and makes nothing stale
 BEFORE_TRAITS = {"base", "prompts", "users", "insights", "subspaces", "rollouts"}
 TRAINING = {"plan", "adapters"}
 VERDICT = {"portfolio", "routes", "evaluation", "report"}
@@ -74,9 +81,9 @@ class Project:
 
     root: Path
 
-    def repro(self) -> Repro:
-        """Run the real `dvc repro` to its end."""
-        dvc = [sys.executable, "-m", "dvc", "repro"]
+    def repro(self, *arguments: str) -> Repro:
+        """Run the real `dvc repro` to its end; arguments are its own: options, or target stages."""
+        dvc = [sys.executable, "-P", "-m", "dvc", "repro", *arguments]
         environment = os.environ | {"PYTHONPATH": str(self.root / "src"), "OMP_NUM_THREADS": "1"}
         environment |= {"DVC_SITE_CACHE_DIR": str(self.root / ".site"), "DVC_NO_ANALYTICS": "1"}
         done = subprocess.run(
@@ -88,30 +95,35 @@ class Project:
             text=True,
         )
         return Repro(
-            set(re.findall(r"^Running stage '(.+)':$", done.stdout, re.M)),
+            set(re.findall(r"^Running stage '(.+)':$", done.stdout, re.M)) - GATE,
             set(re.findall(r"^Stage '(.+)' is cached", done.stdout, re.M)),
             done.returncode,
             done.stdout,
         )
 
-    def write(self, section: str, change: dict) -> None:
-        """Change keys of a section of params.yaml, the rest staying as it is."""
-        path = self.root / "params.yaml"
-        params = yaml.safe_load(path.read_text())
+    def with_params(self, section: str, change: dict) -> str:
+        """The text of params.yaml with some keys of a section changed."""
+        params = yaml.safe_load((self.root / "params.yaml").read_text())
         for key, value in change.items():
             known = params[section].get(key)
             params[section][key] = known | value if isinstance(known, dict) else value
-        path.write_text(yaml.safe_dump(params, sort_keys=False))
+        return yaml.safe_dump(params, sort_keys=False)
+
+    def changed(self, section: str, change: dict):
+        """What a change of params.yaml makes run; as `edited`."""
+        return self.edited("params.yaml", self.with_params(section, change))
 
     @contextmanager
-    def changed(self, section: str, change: dict) -> Iterator[Repro]:
-        """What a change makes run; afterwards everything is as before, and nothing had to run."""
-        before = (self.root / "params.yaml").read_bytes()
-        artifacts = self.artifacts()
-        self.write(section, change)
-        yield self.repro()
-        (self.root / "params.yaml").write_bytes(before)
-        back = self.repro()
+    def edited(self, file: str, text: str, *targets: str) -> Iterator[Repro]:
+        """What a file's new text makes run; afterwards all is as before, and nothing had to run."""
+        path, artifacts = self.root / file, self.artifacts()
+        before = path.read_text()
+        path.write_text(text)
+        try:
+            yield self.repro(*targets)
+        finally:
+            path.write_text(before)
+            back = self.repro(*targets)
         assert back.ran <= {"report"}, "a reverted change is restored, not run again"
         assert self.artifacts() == artifacts
 
@@ -143,18 +155,17 @@ def project(tmp_path_factory) -> Project:
     for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, root / name)
     (root / ".venv").symlink_to(sys.prefix)
-    (root / "prompts.csv").write_text(PROMPTS)
-    (root / "users.csv").write_text(USERS)
-    (root / "more_users.csv").write_text(USERS + NEW_USER)
-    (root / "pinned.csv").write_text(PINNED)
+    for file, text in INPUTS.items():
+        (root / file).parent.mkdir(parents=True)
+        (root / file).write_text(text)
     subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=root, check=True)
     project = Project(root)
     for section, change in TINY.items():
-        project.write(section, change)
+        (root / "params.yaml").write_text(project.with_params(section, change))
     first = project.repro()
     assert first.status == 0, first.output[-3000:]
-    assert first.ran == project.stages()
+    assert first.ran == project.stages() - GATE
     return project
 
 
@@ -186,7 +197,7 @@ def test_plan_epsilon_trains_no_adapter_that_exists(project):
 
 
 def test_one_trait_scores_no_other(project):
-    with project.changed("traits", {"brevity": {"best": 4}}) as repro:
+    with project.changed("traits", {"brevity": {"best": 2}}) as repro:
         assert repro.status == 0, repro.output[-3000:]
         assert {"rewards@brevity", "preferences", "plan"} <= repro.ran
         others = {"rewards@humor", "rewards@safety"}
@@ -195,22 +206,17 @@ def test_one_trait_scores_no_other(project):
 
 def test_one_traits_code_scores_no_other(project):
     """A comment in its module: scored again with the same result, so no plan is made anew."""
-    module = project.root / "src/palette/traits/humor.py"
-    code = module.read_text()
-    module.write_text(code + "# changed\n")
-    repro = project.repro()
-    module.write_text(code)
-    back = project.repro()
-    assert "rewards@humor" in repro.ran
-    others = {"rewards@brevity", "rewards@safety", "plan", "portfolio"}
-    assert not repro.ran & (BEFORE_TRAITS | others)
-    assert back.ran <= {"report"}
+    module = "src/palette/traits/humor.py"
+    text = (project.root / module).read_text() + "# changed\n"
+    with project.edited(module, text, "preferences", "plan") as repro:
+        assert repro.status == 0, repro.output[-3000:]
+        assert repro.ran == {"rewards@humor", "preferences"}
 
 
 def test_one_more_user_is_the_only_one_generated(project):
     before = project.stored("result.json")
     assert len(before) == 4
-    with project.changed("users", {"file": "more_users.csv"}) as repro:
+    with project.edited("inputs/users/users.csv", USERS + NEW_USER) as repro:
         assert repro.status == 0, repro.output[-3000:]
         assert {"users", "insights", "preferences", "routes"} <= repro.ran
         assert not repro.ran & TRAINING
@@ -227,25 +233,18 @@ def test_how_to_compute_is_no_stages_parameter(project):
 
 
 def test_invalid_params_touch_no_artifact(project):
-    before = project.artifacts(), (project.root / "dvc.lock").read_bytes()
-    params = (project.root / "params.yaml").read_bytes()
-    project.write("plan", {"epsilon": 0.9})
-    repro = project.repro()
-    assert (project.artifacts(), (project.root / "dvc.lock").read_bytes()) == before
-    (project.root / "params.yaml").write_bytes(params)
-    assert repro.status != 0
-    assert "palette: params.yaml: plan.epsilon is 0.9, but must be at most" in repro.output
-    assert project.repro().ran == set()
+    lock = (project.root / "dvc.lock").read_bytes()
+    artifacts = project.artifacts()
+    with project.changed("plan", {"epsilon": 0.9}) as repro:
+        assert repro.status != 0
+        assert "palette: params.yaml: plan.epsilon is 0.9, but must be at most" in repro.output
+        assert project.artifacts() == artifacts
+        assert (project.root / "dvc.lock").read_bytes() == lock
 
 
 def test_same_seed_gives_the_same_bytes(project):
-    """The cheap stages of every kind, made again from nothing but params and seed."""
+    """Everything made again, from nothing but params, inputs and seeds."""
     before = project.artifacts()
     shutil.rmtree(project.root / ".palette/store")
-    stages = ["base", "users", "insights", "rollouts", "plan", "adapters", "values", "portfolio"]
-    for stage in stages:
-        command = [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", stage]
-        environment = os.environ | {"PYTHONPATH": str(project.root / "src")}
-        environment |= {"DVC_SITE_CACHE_DIR": str(project.root / ".site")}
-        subprocess.run(command, cwd=project.root, env=environment, check=True, capture_output=True)
+    assert project.repro("--force", "--no-run-cache").status == 0
     assert project.artifacts() == before

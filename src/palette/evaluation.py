@@ -39,10 +39,15 @@ def judges(params: Params) -> pl.DataFrame:
     judging = pl.DataFrame(estimated)
     hidden = tables.read("hidden")
     if set(columns) <= set(hidden.columns) and len(hidden):
-        # A trait that the world does not know has no true weight: estimates judge then.
-        judging = judging.update(hidden.select("user_id", *columns), on="user_id")
+        # A trait that the world does not know has no true weight: estimates judge then. Of some
+        # of the world's traits, the true weights are what is left of them, again summing to one.
+        total = pl.sum_horizontal(columns)
+        true = hidden.select("user_id", *(pl.col(name) / total for name in columns))
+        judging = judging.update(true, on="user_id")
     group = pl.when(pl.col("rows") == 0).then(pl.lit("no_history")).otherwise(pl.col("cohort"))
-    return tables.read("users").with_columns(group=group).join(judging, on="user_id").sort("user_id")
+    return (
+        tables.read("users").with_columns(group=group).join(judging, on="user_id").sort("user_id")
+    )
 
 
 def from_planes(params: Params, test: arrays.Scored, users: pl.DataFrame) -> pl.DataFrame:

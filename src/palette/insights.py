@@ -22,7 +22,7 @@ from palette import stage, tables
 from palette.core.selection import select_history
 from palette.fanout import fan_out
 from palette.lm import templates
-from palette.lm.activations import context, embed
+from palette.lm.activations import embed
 from palette.lm.generation import generate, row_uniforms
 from palette.lm.models import LanguageModel, cached_base, load_base
 from palette.params import Insights, Params
@@ -128,7 +128,7 @@ def select_items(lm: LanguageModel, user: User, keep: int, limit: int) -> list[i
     # One user at a time: what is selected must not hang on who else is in the batch.
     vectors = embed(lm, [f"{prompt}\n{response}" for _, prompt, response, _ in liked]).numpy()
     chosen = [liked[place][0] for place in select_history(vectors, keep)]
-    room = (context(lm) or np.inf) - limit
+    room = (lm.context or np.inf) - limit
     while len(chosen) > 1:
         if len(_encode(lm, templates.neutral_insight(_quoted(user, chosen)))) <= room:
             break
@@ -222,7 +222,7 @@ def _encode(lm: LanguageModel, messages: templates.Messages) -> list[int]:
 
 def _fitting(lm: LanguageModel, messages: templates.Messages, limit: int) -> list[int]:
     """Token ids; where the context cannot hold them, their middle is left out."""
-    ids, room = _encode(lm, messages), context(lm)
+    ids, room = _encode(lm, messages), lm.context
     if room is None or len(ids) <= room - limit:
         return ids
     head = (room - limit) // 2

@@ -98,9 +98,20 @@ def adapter_key(params: Params, rollouts: Rollouts, weights: Mapping[str, float]
     if not params.adapters.rloo_steps:  # the reward's parameters are met only while sampling
         made_of = {trait: made[:2] for trait, made in made_of.items()}
     data = hashlib.sha256(repr((rollouts.questions, rollouts.answers)).encode()).hexdigest()
-    settings = [params.adapters.model_dump(), params.objective.beta, params.rollouts.max_new_tokens]
+    settings = [_settings(params), params.objective.beta]
     # The order of the traits is no part of what an adapter is.
     return key("adapter", base, data, sorted(made_of.items()), settings)
+
+
+def _settings(params: Params) -> dict[str, float]:
+    """The trainer's settings, without those of a phase that has no steps."""
+    used = params.adapters.model_dump() | {"max_new_tokens": params.rollouts.max_new_tokens}
+    unused = set()
+    if not params.adapters.steps:
+        unused |= {"learning_rate"}
+    if not params.adapters.rloo_steps:
+        unused |= {"rloo_learning_rate", "generations", "max_new_tokens"}
+    return {name: value for name, value in used.items() if name not in unused}
 
 
 def _train_one(

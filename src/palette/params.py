@@ -4,7 +4,6 @@ python -m palette.params        # explain every key
 """
 
 import difflib
-from importlib import util
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,7 +38,7 @@ class Sandbox(Section):
     hidden: Annotated[int, Field(ge=16, multiple_of=16)] = Field(
         96, description="width of the base"
     )
-    steps: Positive = Field(1100, description="training steps of the base")
+    steps: Positive = Field(1300, description="training steps of the base")
 
 
 class Prompts(Section):
@@ -72,7 +71,7 @@ class Subspaces(Section):
 
 
 class RolloutSamples(Section):
-    train: Annotated[int, Field(ge=2)] = 768
+    train: Annotated[int, Field(ge=2)] = 1024
     select: Annotated[int, Field(ge=2)] = 256
     certify: Annotated[int, Field(ge=2)] = 256
     test: Annotated[int, Field(ge=2)] = 256
@@ -116,9 +115,9 @@ class Plan(Section):
 
 class Adapters(Section):
     rank: Positive = 16
-    learning_rate: float = Field(5e-3, gt=0, lt=1)
+    learning_rate: float = Field(3e-3, gt=0, lt=1)
     batch: Positive = 128
-    steps: Count = Field(60, description="supervised, on resampled rollouts")
+    steps: Count = Field(120, description="supervised, on resampled rollouts")
     rloo_steps: Count = Field(0, description="on-policy polish")
     rloo_learning_rate: float = Field(1e-3, gt=0, lt=1)
     generations: Annotated[int, Field(ge=2)] = Field(
@@ -216,7 +215,7 @@ class Params(Section):
                 f"adapters.generations ({self.adapters.generations}) for adapters.rloo_steps"
             )
         for name, trait in self.traits.items():
-            if util.find_spec(f"palette.traits.{trait.kind}") is None:
+            if trait.kind not in trait_kinds():
                 raise ValueError(
                     f"traits.{name}.kind is '{trait.kind}', {_nearest(trait.kind, trait_kinds())}"
                 )

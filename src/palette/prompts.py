@@ -14,10 +14,11 @@ import polars as pl
 from palette import stage, tables
 from palette.errors import PaletteError
 from palette.params import Params
+from palette.readers import Columns, read_rows
 
-SANDBOX_TRAIN = 64
+SANDBOX_TRAIN = 96
 SHARES = {"train": 0.4, "select": 0.2, "certify": 0.25, "test": 0.15}
-READERS = {".csv": pl.read_csv, ".jsonl": pl.read_ndjson, ".parquet": pl.read_parquet}
+COLUMNS = Columns(("prompt",), ("topic", "split"))
 
 
 def main(params: Params) -> None:
@@ -39,33 +40,24 @@ def sandbox(seed: int) -> pl.DataFrame:
 
 
 def read(file: Path) -> pl.DataFrame:
-    """Prompts from a file: `prompt`, optional `topic` (else each its own) and `split` (else by hash).
+    """Prompts from a file: `prompt`, and where a row has them, `topic` and `split`.
+
+    A prompt without a topic is a topic of its own; a topic without a split has one by its hash.
 
     Raises:
         PaletteError: the file cannot be used; the sentence says which row or column.
     """
-    if file.suffix not in READERS:
-        raise PaletteError(f"prompts.file '{file}' must end in {', '.join(READERS)}")
-    if not file.exists():
-        raise PaletteError(f"prompts.file '{file}' does not exist")
-    try:
-        frame = READERS[file.suffix](file)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise PaletteError(
-            f"prompts.file '{file}' cannot be read: {str(error).splitlines()[0]}"
-        ) from None
-    if "prompt" not in frame.columns:
-        raise PaletteError(f"prompts.file '{file}' has no column 'prompt', only {frame.columns}")
-    frame = frame.with_columns(pl.col("prompt").cast(pl.String).str.strip_chars())
-    empty = frame["prompt"].fill_null("").eq("")
-    if frame.is_empty() or empty.any():
-        where = f"row {empty.arg_max()} has an empty prompt" if len(frame) else "it has no rows"
-        raise PaletteError(f"prompts.file '{file}': {where}; mend or remove it")
+    frame = read_rows(file, COLUMNS)
+    texts = [pl.col(name).str.strip_chars().replace("", None) for name in COLUMNS.all]
+    frame = frame.with_columns(texts)
+    for row, (prompt, fault) in enumerate(frame.select("prompt", "fault").rows()):
+        if fault or prompt is None:
+            why = fault or "the prompt is empty"
+            raise PaletteError(f"prompts.file '{file}', row {row}: {why}; mend or remove it")
     frame = frame.unique("prompt", keep="first", maintain_order=True)
-    if "topic" not in frame.columns:
-        frame = frame.with_columns(topic=pl.col("prompt"))
-    if "split" not in frame.columns:
-        frame = frame.with_columns(split=pl.col("topic").map_elements(split_of, pl.String))
+    frame = frame.with_columns(pl.col("topic").fill_null(pl.col("prompt")))
+    by_hash = pl.col("topic").map_elements(split_of, pl.String)
+    frame = frame.with_columns(pl.col("split").fill_null(by_hash))
     _check_splits(frame, file)
     return _name(frame)
 

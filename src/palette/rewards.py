@@ -17,7 +17,9 @@ def main(params: Params) -> None:
     prompts = tables.read("prompts").select("prompt_id", "prompt")
     rollouts = tables.read("rollouts").select("prompt_id", "sample", "response")
     rows = rollouts.join(prompts, on="prompt_id", how="left", maintain_order="left")
-    reward = traits.score_one(name, params.traits[name], rows["prompt"], rows["response"])
+    reward = traits.score_one(
+        name, params.traits[name], rows["prompt"].to_list(), rows["response"].to_list()
+    )
     if np.ptp(reward) == 0:
         raise PaletteError(
             f"traits.{name} gives {reward[0]:g} to every rollout of the base, so that no policy can "

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import uuid
 from typing import Any
 
 import fsspec
@@ -33,7 +34,8 @@ class Store:
         path = self._path(name)
         self.filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         index = json.dumps({file: len(content) for file, content in files.items()}).encode()
-        temporary = f"{path}.{key(name, len(index))[:8]}.part"
+        # A name of its own: two writers of one bundle must not write into one file.
+        temporary = f"{path}.{uuid.uuid4().hex}.part"
         with self.filesystem.open(temporary, "wb") as out:
             out.write(len(index).to_bytes(8, "big") + index + b"".join(files.values()))
         self.filesystem.mv(temporary, path)

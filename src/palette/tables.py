@@ -223,7 +223,10 @@ def read(name: str, trait: str | None = None) -> pl.DataFrame:
     table, source = TABLES[name], path(name, trait)
     if not source.exists():
         raise PaletteError(f"{source} does not exist; run `dvc repro` to make it")
-    frame = pl.read_parquet(source)
+    try:
+        frame = pl.read_parquet(source)
+    except pl.exceptions.PolarsError:
+        raise PaletteError(f"{source} is damaged; delete it and run `dvc repro`") from None
     return frame.select(_columns(table, frame, source))
 
 

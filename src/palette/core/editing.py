@@ -12,6 +12,7 @@ that is already written edits the same positions, so both see the same policy.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class Edits:
         self._depth = chosen.shape[1]
         self._personal = _table(personal, chosen)
         self._neutral = _table(neutral, chosen)
-        self._rows = self._first = None
+        self._rows = self._first = self._thread = None
 
     @contextmanager
     def attach(self, model: Any) -> Iterator["Edits"]:
@@ -51,6 +52,7 @@ class Edits:
             raise ValueError(f"the edit is for {self._depth} layers, the model has {len(mlps)}")
         device = next(model.parameters()).device
         self._personal, self._neutral = self._personal.to(device), self._neutral.to(device)
+        self._thread = get_ident()
         layers = self.layers if self.strength else []
         handles = [mlps[i].register_forward_hook(partial(self._hook, i)) for i in layers]
         try:
@@ -70,6 +72,8 @@ class Edits:
         self._rows, self._first = self.group[rows.to(self.group.device)], first
 
     def _hook(self, layer: int, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        if get_ident() != self._thread:  # workers that are threads share one model
+            return output
         rows = self._rows.to(output.device)
         personal = self._personal[layer][rows][:, None]  # (batch, 1, hidden)
         neutral = self._neutral[layer][rows][:, None]

@@ -16,7 +16,7 @@ TOKENS = 16_384
 @torch.inference_mode()
 def embed(lm: LanguageModel, texts: Sequence[str]) -> Tensor:
     """(texts, hidden) float32: mean over a text's tokens of the last hidden state."""
-    limit = context(lm) or TOKENS
+    limit = lm.context or TOKENS
     ids = [lm.tokenizer(text)["input_ids"][:limit] or [lm.pad] for text in texts]
     result = torch.empty(len(ids), lm.model.config.get_text_config().hidden_size)
     for rows, inputs in _batches(lm, ids):
@@ -46,11 +46,6 @@ def mlp_outputs(lm: LanguageModel, sequences: Sequence[Sequence[int]]) -> Tensor
         for handle in handles:
             handle.remove()
     return result
-
-
-def context(lm: LanguageModel) -> int | None:
-    """The most tokens that the model takes, where it says so."""
-    return getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def _batches(

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from palette.core.editing import Edits
+from palette.errors import PaletteError
 from palette.lm.models import LanguageModel
 
 ROWS = 512
@@ -44,7 +46,7 @@ def generate(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     uniforms: np.ndarray | None = None,
-    edits: Any = None,
+    edits: Edits | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Answers:
     """Answer every prompt.
@@ -52,9 +54,18 @@ def generate(
     Args:
         prompts: token ids per row; equal neighbours share one prefill.
         uniforms: (rows, max_new_tokens) numbers in [0, 1), one per token; None answers greedily.
-        edits: per-row edits with `attach(model)` and `focus(rows)`; see palette.core.editing.
+        edits: of every row's hidden states.
         progress: called with the number of rows just finished.
+
+    Raises:
+        PaletteError: a prompt and its answer do not fit into the model's context.
     """
+    longest = max(map(len, prompts), default=0)
+    if lm.context is not None and longest + max_new_tokens > lm.context:
+        raise PaletteError(
+            f"a prompt of {longest} tokens and an answer of {max_new_tokens} exceed the model's "
+            f"context of {lm.context}; shorten the prompt or lower rollouts.max_new_tokens"
+        )
     order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))
     tokens: list[list[int]] = [[] for _ in prompts]
     logprobs = np.zeros(len(prompts))
@@ -79,18 +90,25 @@ class _Batch:
     ):
         self.lm, self.edits, self.rows = lm, edits, torch.tensor(rows)
         unique: list[Sequence[int]] = []
-        self.source = []  # row → its prompt among the unique ones
+        self.source, first = [], []  # row → its prompt among the unique ones, and back
         for row, prompt in enumerate(prompts):
-            # Rows with edits differ in their prefill even when their prompts are the same.
-            if row == 0 or prompt != prompts[row - 1] or edits is not None:
+            if row == 0 or prompt != prompts[row - 1] or self._edited_apart(row):
                 unique.append(prompt)
+                first.append(row)
             self.source.append(len(unique) - 1)
+        self.first = torch.tensor(first)
         width = max(map(len, unique))
         self.ids = torch.full((len(unique), width), lm.pad)
         self.mask = torch.zeros((len(unique), width), dtype=torch.long)
         for row, prompt in enumerate(unique):
             self.ids[row, width - len(prompt) :] = torch.tensor(prompt)
             self.mask[row, width - len(prompt) :] = 1
+
+    def _edited_apart(self, row: int) -> bool:
+        """Whether a row's prefill differs from the one before though the prompt is the same."""
+        if self.edits is None:
+            return False
+        return bool(self.edits.group[self.rows[row]] != self.edits.group[self.rows[row - 1]])
 
     def run(self, steps: int, uniforms: torch.Tensor | None):
         """Yield (row, token ids, log-probability) of every row."""
@@ -132,7 +150,7 @@ class _Batch:
 
     def _prefill(self, model: Any, device: torch.device):
         if self.edits is not None:
-            self.edits.focus(self.rows)
+            self.edits.focus(self.rows[self.first])
         mask = self.mask.to(device)
         out = model(
             input_ids=self.ids.to(device), attention_mask=mask, use_cache=True,

@@ -32,12 +32,17 @@ class LanguageModel:
         """Token ids that end an answer."""
         ids = self.model.generation_config.eos_token_id
         ids = self.tokenizer.eos_token_id if ids is None else ids
-        return set(ids) if isinstance(ids, list) else {ids}
+        return set(ids) if isinstance(ids, list) else {ids} - {None}
 
     @property
     def pad(self) -> int:
         pad = self.tokenizer.pad_token_id
-        return min(self.eos) if pad is None else pad
+        return min(self.eos, default=0) if pad is None else pad
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens that the model takes, where it says so."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def load_base(device: str = "auto", folder: Path = BASE) -> LanguageModel:
@@ -54,38 +59,51 @@ def load_base(device: str = "auto", folder: Path = BASE) -> LanguageModel:
     else:
         raise PaletteError(f"{folder} holds no model; run `dvc repro base` to make it")
     disable_progress_bar()
-    place = torch.device(pick_device(device))
+    place = pick_device(device)
     dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             name, revision=revision, trust_remote_code=False, use_safetensors=True, dtype=dtype
         )
-    except (OSError, ValueError) as error:
-        raise PaletteError(
-            f"base.model '{name}' cannot be loaded: {str(error).splitlines()[0]}"
-        ) from None
+    except Exception as error:  # of whatever kind the libraries raise on a file that is damaged
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise PaletteError(f"base.model '{name}' cannot be loaded: {said}") from None
     model.to(place).eval().requires_grad_(False)
     return LanguageModel(model, tokenizer, place, digest(folder))
 
 
-@lru_cache(maxsize=1)
 def cached_base(device: str = "auto") -> LanguageModel:
-    """The base, loaded once in each worker process."""
-    return load_base(device)
+    """The base, loaded once in each worker process; again where it has become another one."""
+    return _kept(device, BASE.resolve(), digest(BASE))
 
 
-def pick_device(device: str) -> str:
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+@lru_cache(maxsize=1)
+def _kept(device: str, folder: Path, _: str) -> LanguageModel:
+    return load_base(device, folder)
+
+
+def pick_device(device: str) -> torch.device:
+    """The device that runtime.device names; auto takes a CUDA device where there is one.
+
+    Raises:
+        PaletteError: there is no such device here.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError):
+        raise PaletteError(
+            f"runtime.device is '{device}', which this machine lacks; use auto or cpu"
+        ) from None
 
 
 def digest(folder: Path) -> str:
-    """sha256 over the names and contents of a folder's files."""
+    """sha256 over the names and contents of a folder's files; of nothing where it has none."""
     total = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        total.update(file.name.encode())
+    for file in sorted(path for path in folder.glob("**/*") if path.is_file()):
+        total.update(file.relative_to(folder).as_posix().encode())
         total.update(hashlib.sha256(file.read_bytes()).digest())
     return total.hexdigest()
 
@@ -98,6 +116,7 @@ def with_adapters(base: LanguageModel, adapters: dict[Path, float]) -> LanguageM
     """
     from peft import LoraConfig
     from safetensors.torch import load_file
+    from transformers.pytorch_utils import Conv1D
 
     model = copy.deepcopy(base.model)
     weights = dict(model.named_parameters())
@@ -112,5 +131,7 @@ def with_adapters(base: LanguageModel, adapters: dict[Path, float]) -> LanguageM
                 b = tensors[name.replace(".lora_A.", ".lora_B.")]
                 target = name.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
                 delta = scale * (b.float() @ a.float())
+                if isinstance(model.get_submodule(target.removesuffix(".weight")), Conv1D):
+                    delta = delta.T  # GPT-2 keeps its weights as (in, out)
                 weights[target] += delta.to(weights[target])
     return replace(base, model=model)

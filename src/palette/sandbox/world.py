@@ -41,11 +41,11 @@ JOKES = ["The {o} will not laugh at you", "Tell the {o} a joke while you work", 
 WARNINGS = ["Be careful with the {o}", "Wear gloves for this", "Unplug all wires first",
             "Never do this alone", "Caution, the {o} may fall", "Put on goggles to be safe",
             "Keep kids out of danger", "Warning, wet hands slip"]  # fmt: skip
-STEPS_P, JOKES_P, WARNINGS_P = (0.3, 0.4, 0.3), (0.55, 0.3, 0.15), (0.55, 0.3, 0.15)
+STEPS_P, JOKES_P, WARNINGS_P = (0.4, 0.35, 0.25), (0.35, 0.4, 0.25), (0.35, 0.4, 0.25)
 TRAITS = ("brevity", "humor", "safety")
 WORTH = np.array([0.0, 0.6, 1.0])
 """Of no, one and two jokes, or warnings."""
-SPLIT_TOPICS = {"select": 40, "certify": 64, "test": 32}
+SPLIT_TOPICS = {"select": 40, "certify": 96, "test": 32}
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,12 @@ def answer(topic: Topic, style: Style, rng: np.random.Generator) -> str:
 
 
 def read(text: str) -> Style:
-    """The style of any text: how many of its sentences are steps, jokes and warnings."""
+    """The style of any text: its sentences that are steps, and its different jokes and warnings."""
     sentences = [part.strip() for part in text.split(".") if part.strip()]
-    jokes = {sentence for sentence in sentences if _JOKE.fullmatch(sentence)}
-    warnings = {sentence for sentence in sentences if _WARNING.fullmatch(sentence)}
-    return Style(len(sentences) - len(jokes) - len(warnings), len(jokes), len(warnings))
+    jokes = [sentence for sentence in sentences if _JOKE.fullmatch(sentence)]
+    warnings = [sentence for sentence in sentences if _WARNING.fullmatch(sentence)]
+    steps = len(sentences) - len(jokes) - len(warnings)
+    return Style(steps, len(set(jokes)), len(set(warnings)))
 
 
 def worth(texts: list[str]) -> np.ndarray:

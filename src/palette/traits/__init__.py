@@ -14,17 +14,27 @@ from palette.errors import PaletteError
 from palette.params import Trait
 
 
-def score_one(name: str, trait: Trait, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+def score_one(
+    name: str, trait: Trait, prompts: Sequence[str], responses: Sequence[str]
+) -> np.ndarray:
     """Rewards (rows,) of one trait.
 
     Raises:
-        PaletteError: the trait's parameters do not fit its kind, or a reward is not in [0, 1].
+        PaletteError: the trait's module or parameters fail, or a reward is not in [0, 1].
     """
-    reward = import_module(f"palette.traits.{trait.kind}").reward
     try:
+        reward = import_module(f"palette.traits.{trait.kind}").reward
         values = np.asarray(reward(prompts, responses, **(trait.model_extra or {})), dtype=float)
-    except TypeError as error:
-        raise PaletteError(f"traits.{name} does not fit kind '{trait.kind}': {error}") from None
+    except Exception as error:  # a reward is anyone's code, and may fail in any way
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise PaletteError(
+            f"traits.{name} of kind '{trait.kind}' failed ({said}); mend its parameters or its code"
+        ) from error
+    if values.shape != (len(responses),):
+        raise PaletteError(
+            f"traits.{name} gave an array of shape {values.shape} for {len(responses)} answers; "
+            "mend the reward so that it gives one number an answer"
+        )
     wrong = ~((values >= 0) & (values <= 1))
     if wrong.any():
         row = int(wrong.argmax())

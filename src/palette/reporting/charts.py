@@ -1,0 +1,99 @@
+"""The report's pictures, by Vega-Altair: maps of all tastes, and the methods side by side."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from palette.reporting import maps
+from palette.reporting.metrics import GROUPS, Metrics
+from palette.reporting.run import Run
+from palette.reporting.theme import TINT, svg
+from palette.summary import METHODS
+
+if TYPE_CHECKING:
+    import altair as alt
+
+METHOD_NAMES = {
+    "base": "base, unchanged",
+    "prompt": "insight in the prompt",
+    "edit": "edit of hidden states",
+    "edit_random": "random edit (control)",
+    "edit_other": "another user's edit (control)",
+    "single": "one adapter for all",
+    "soup": "soup of one adapter a trait",
+    "per_user": "one adapter per user",
+    "portfolio": "portfolio",
+    "portfolio_edit": "portfolio with edits",
+    "ideal": "ideal (upper limit)",
+}
+GROUP_NAMES = {"seen": "seen", "unseen": "unseen", "no_history": "no history"}
+GROUP_COLORS = ["#3f7fd0", "#d9822b", "#8f7a9e"]  # readable on white and on near-black
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """SVG texts."""
+
+    members: str
+    losses: str
+    both: str
+    """the two maps side by side, each with its title"""
+    methods: str
+
+
+def draw(run: Run, metrics: Metrics) -> Pictures:
+    import altair as alt
+
+    members, losses = maps.draw(run)
+    both = alt.hconcat(
+        members.properties(title="Who serves which taste"),
+        losses.properties(title="What each taste loses"),
+        spacing=48,
+    ).resolve_scale(color="independent", fill="independent", stroke="independent")
+    return Pictures(svg(members), svg(losses), svg(both), svg(compare(metrics)))
+
+
+def compare(metrics: Metrics) -> "alt.LayerChart":
+    """Objective of every method with its interval, for the three groups of users."""
+    import altair as alt
+
+    frame = measured(metrics)
+    order = [METHOD_NAMES[method] for method in METHODS if METHOD_NAMES[method] in frame["method"]]
+    bold = {"condition": {"test": "datum.value == 'portfolio'", "value": "bold"}, "value": "normal"}
+    axis = alt.Axis(labelLimit=260, labelFontWeight=bold, ticks=False, domain=False, labelPadding=8)
+    y = alt.Y("method:N", sort=order, title=None, axis=axis, scale=alt.Scale(paddingInner=0.15))
+    x = alt.X("objective:Q", title="objective J (higher is better)", scale=alt.Scale(zero=False))
+    groups = list(GROUP_NAMES.values())
+    offset = alt.YOffset("group:N", sort=groups, scale=alt.Scale(paddingOuter=0.3))
+    legend = alt.Legend(title="users", orient="top")
+    color = alt.Color("group:N", scale=alt.Scale(domain=groups, range=GROUP_COLORS), legend=legend)
+    shape = alt.Shape("group:N", legend=legend,
+                      scale=alt.Scale(domain=groups, range=["circle", "diamond", "square"]))  # fmt: skip
+    rows = alt.Chart(frame)
+    ours = rows.transform_filter("datum.method == 'portfolio'").mark_rect(color=TINT)
+    spans = rows.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2.5, opacity=0.55)
+    points = rows.mark_point(filled=True, size=62, opacity=1)
+    layers = [
+        ours.encode(y=y),
+        spans.encode(y=y, yOffset=offset, x=x, x2="high:Q", color=color),
+        points.encode(y=y, yOffset=offset, x=x, color=color, shape=shape),
+    ]
+    layers[1].encoding.x = x.copy()
+    layers[1].encoding.x.shorthand = "low:Q"
+    return alt.layer(*layers).properties(width=330, height={"step": 40})
+
+
+def measured(metrics: Metrics) -> pl.DataFrame:
+    """One row per method and group: method, group, objective, low, high."""
+    rows = []
+    for method in METHODS:
+        for group, prefix in GROUPS.items():
+            key = f"{prefix}objective.{method}"
+            if metrics.get(key) is not None:
+                ends = {end: metrics[f"{key}.{end}"] for end in ("low", "high")}
+                named = {"method": METHOD_NAMES[method], "group": GROUP_NAMES[group]}
+                rows.append(named | {"objective": metrics[key]} | ends)
+    schema = {"method": pl.String, "group": pl.String}
+    schema |= dict.fromkeys(("objective", "low", "high"), pl.Float64)
+    return pl.DataFrame(rows, schema=schema)

@@ -1,0 +1,72 @@
+"""The members side by side: what each was trained for, does, serves and weighs."""
+
+import numpy as np
+import polars as pl
+
+from palette.reporting.run import Run
+
+
+def table(run: Run) -> pl.DataFrame:
+    """One row per policy, the base first.
+
+    Columns: id, weight_TRAIT (null for the base), value_TRAIT, kl (nats), cost, share (on certify),
+    users, region (part of W that it wins), mb (10^6 bytes).
+    """
+    traits = run.params.trait_names
+    served = dict(run.routes["member"].value_counts().rows())
+    won = parts_of_region(run.portfolio["cells"], traits)
+    base = {"id": "base", "kl": 0.0, "share": 0.0, **run.portfolio["base"]}
+    return pl.DataFrame(
+        [
+            {
+                "id": policy["id"],
+                **{f"weight_{t}": policy.get("weights", {}).get(t) for t in traits},
+                **{f"value_{t}": policy["values"][t] for t in traits},
+                **{name: policy[name] for name in ("kl", "cost", "share")},
+                "users": served.get(policy["id"], 0),
+                "region": won.get(policy["id"], 0.0),
+                "mb": run.megabytes.get(policy["id"], 0.0),
+            }
+            for policy in [base, *run.portfolio["members"]]
+        ],
+        infer_schema_length=None,
+    )
+
+
+def as_csv(members: pl.DataFrame) -> str:
+    return members.with_columns(pl.col(pl.Float64).round_sig_figs(4)).write_csv()
+
+
+def vertices(cell: dict, traits: list[str]) -> np.ndarray:
+    """(V, d): the corners of a cell of portfolio.json."""
+    return np.array([[vertex[trait] for trait in traits] for vertex in cell["vertices"]])
+
+
+def parts_of_region(cells: list[dict], traits: list[str]) -> dict[str, float]:
+    """Member → the exact part of the region's volume that its cells fill; all add up to 1."""
+    volumes = {}
+    for cell in cells:
+        own = volume(vertices(cell, traits))
+        volumes[cell["member"]] = volumes.get(cell["member"], 0.0) + own
+    total = sum(volumes.values())
+    return {name: own / total for name, own in volumes.items()}
+
+
+def volume(corners: np.ndarray) -> float:
+    """Volume of a convex cell (V, d), without its last weight, which the others fix."""
+    from scipy.spatial import ConvexHull
+
+    free = corners[:, :-1]
+    if free.shape[1] == 0:
+        return 1.0
+    if free.shape[1] == 1:
+        return float(np.ptp(free))
+    return float(ConvexHull(free).volume)
+
+
+def perplexity(counts: np.ndarray) -> float | None:
+    """exp of the entropy: how many equally used members would spread users the same."""
+    if counts.sum() == 0:
+        return None
+    shares = counts[counts > 0] / counts.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))

@@ -1,0 +1,138 @@
+"""Every number of a run under a flat key: what a pull request compares, one value a line."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+
+from palette.params import Evaluation
+from palette.reporting.members import perplexity
+from palette.reporting.run import Run
+from palette.summary import METHODS
+
+Metrics = dict[str, float | int | None]
+GROUPS = {"seen": "", "unseen": "unseen.", "no_history": "no_history."}
+"""group of users → prefix of its keys"""
+
+
+def measure(run: Run) -> Metrics:
+    """All metrics, sorted by key and rounded; what is absent or infinite is None."""
+    found = verdict(run) | cost(run) | routing(run) | methods(run.evaluation, run.params.evaluation)
+    if run.params.base.model == "sandbox":
+        found |= {f"sandbox.gap.{name}": gap for name, gap in run.portfolio["gap"].items()}
+        found |= {f"sandbox.skill.{name}": skill for name, skill in run.skills.items()}
+    return {key: rounded(found[key]) for key in sorted(found)}
+
+
+def verdict(run: Run) -> Metrics:
+    portfolio, plan = run.portfolio, run.plan
+    return {
+        "portfolio.size": len(portfolio["members"]),
+        "plan.trainings": plan["trainings"],
+        "plan.lower_bound": plan["lower_bound"],
+        "certificate.epsilon.requested": portfolio["epsilon"],
+        "certificate.epsilon.point": portfolio["certificate"]["epsilon_point"],
+        "certificate.epsilon.upper": portfolio["certificate"]["epsilon_upper"],
+        "certificate.delta.requested": portfolio["delta"],
+        "certificate.confidence": portfolio["confidence"],
+        "certificate.prompts": portfolio["certificate"]["prompts"],
+        "certificate.topics": portfolio["certificate"]["topics"],
+        "certificate.passed": int(portfolio["passed"]),
+        "adapters.share.min": portfolio["adapters"]["share_min"],
+        "adapters.share.mean": portfolio["adapters"]["share_mean"],
+    }
+
+
+def cost(run: Run) -> Metrics:
+    """What is stored and loaded, against an adapter for every user. Sizes in 10^6 bytes."""
+    total = sum(run.megabytes.values())
+    each = total / len(run.megabytes) if run.megabytes else None
+    return {
+        "cost.mb": total,
+        "cost.mb.per_user": each * len(run.users) if each else None,
+        "cost.ratio": len(run.users) / len(run.megabytes) if run.megabytes else None,
+    }
+
+
+def routing(run: Run) -> Metrics:
+    """How many users there are, and how they spread over the members."""
+    served = run.routes["member"].value_counts()["count"].to_numpy()
+    counts = {
+        f"users.{group}": run.evaluation.filter(group=group)["user_id"].n_unique()
+        for group in GROUPS
+    }
+    return counts | {
+        "users.total": len(run.users),
+        "users.per_user": run.evaluation.filter(method="per_user")["user_id"].n_unique(),
+        "routes.members": len(served),
+        "routes.largest": served.max() / served.sum() if len(served) else None,
+        "routes.perplexity": perplexity(served),
+        "routes.uncertain": run.routes["uncertain"].mean(),
+        "routes.regret.mean": run.routes["regret"].mean(),
+    }
+
+
+def methods(evaluation: pl.DataFrame, settings: Evaluation) -> Metrics:
+    """What every method is worth to each group of users, with intervals over users.
+
+    `objective`, `reward` and `kl` are means; `share` is the mean gain over the base by the mean gain
+    of the ideal, never clipped; `lead` is how far the portfolio's objective is above the method's,
+    for the same users.
+    """
+    found: Metrics = {}
+    columns = ["objective", "reward", "kl", "base", "ideal"]
+    for group, prefix in GROUPS.items():
+        of_group = evaluation.filter(group=group)
+        portfolio = of_group.filter(method="portfolio").select("user_id", portfolio="objective")
+        for method in METHODS:
+            rows = of_group.filter(method=method).join(portfolio, on="user_id", how="left")
+            if len(rows) == 0:
+                continue
+            sample = rows.sort("user_id").select(*columns, "portfolio").to_numpy()
+            for name, statistic, low, high in estimate(sample, settings):
+                if (name, method) == ("lead", "portfolio"):
+                    continue  # nothing leads itself
+                found[f"{prefix}{name}.{method}"] = statistic
+                found[f"{prefix}{name}.{method}.low"] = low
+                found[f"{prefix}{name}.{method}.high"] = high
+    return found
+
+
+def estimate(
+    sample: np.ndarray, settings: Evaluation
+) -> Iterator[tuple[str, float, float | None, float | None]]:
+    """Name, statistic and percentile interval of each measure of one method.
+
+    Args:
+        sample: (users, 6): objective, reward, kl, base, ideal, and the portfolio's objective.
+    """
+    users = len(sample)
+    # The same seed for every method: methods with the same users are drawn in pairs.
+    rng = np.random.default_rng(settings.seed)
+    drawn = rng.multinomial(users, np.full(users, 1 / users), size=settings.bootstrap) / users
+    replicates = statistics(drawn @ sample)
+    ends = (1 - settings.confidence) / 2 * np.array([1, -1]) + np.array([0, 1])
+    for name, value in statistics(sample.mean(axis=0)).items():
+        # One user has no spread to draw from: an interval would be a claim without ground.
+        known = users > 1 and np.isfinite(replicates[name]).all()
+        low, high = np.quantile(replicates[name], ends) if known else (None, None)
+        yield name, float(value), low, high
+
+
+def statistics(means: np.ndarray) -> dict[str, np.ndarray]:
+    """Measures from means (..., 6); a share without room above the base is not a number."""
+    objective, reward, kl, base, ideal, portfolio = np.moveaxis(means, -1, 0)
+    room = np.asarray(ideal - base)
+    share = np.divide(objective - base, room, out=np.full(room.shape, np.nan), where=room > 0)
+    lead = portfolio - objective
+    return {"objective": objective, "reward": reward, "kl": kl, "share": share, "lead": lead}
+
+
+def rounded(number: float | int | None) -> float | int | None:
+    """Four significant digits: enough to compare, few enough to read."""
+    if number is None or not math.isfinite(number):
+        return None
+    if isinstance(number, int | np.integer):
+        return int(number)
+    return float(f"{number:.4g}")
