@@ -1,14 +1,16 @@
 """Sampling: a row's answer depends on its own prompt and numbers alone, and follows the model."""
 
+from threading import Barrier, Thread
+
 import numpy as np
 import pytest
 import torch
+from tiny_models import ARCHITECTURES, CONTEXT, HIDDEN, LAYERS, tiny
+from worlds import world
 
 from palette.core.editing import Edits
 from palette.errors import PaletteError
 from palette.lm.generation import ROWS, Answers, generate, row_uniforms
-from tests.tiny_models import ARCHITECTURES, CONTEXT, HIDDEN, LAYERS, tiny
-from tests.worlds import world
 
 NEW = 12
 TEXTS = ["hi", "What is the best way to mend a lamp?", "a", "hi", "Tell me how.", "hello there"]
@@ -30,7 +32,7 @@ def alone(lm, prompts, uniforms, rows) -> Answers:
 
 
 def stepwise(lm, prompt: list[int], tokens: list[int]) -> tuple[float, list[int]]:
-    """Log-probability of the tokens, unpadded and without a cache, and the model's first choices."""
+    """Log-probability of the tokens, unpadded and uncached, and the model's first choices."""
     ids = torch.tensor([prompt + tokens])
     with torch.no_grad():
         logits = lm.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].double()
@@ -62,8 +64,9 @@ def test_more_rows_than_a_batch_holds_are_all_answered_in_order():
     assert sum(told) == len(answers.tokens) == len(prompts)
     assert len(told) > 1
     for row in (0, 1, ROWS - 1, ROWS, len(prompts) - 1):
-        assert generate(lm, [prompts[row]], 3, uniforms[row : row + 1]).tokens[0] == (
-            answers.tokens[row]
+        assert (
+            generate(lm, [prompts[row]], 3, uniforms[row : row + 1]).tokens[0]
+            == (answers.tokens[row])
         )
 
 
@@ -174,6 +177,27 @@ def test_an_edit_stays_with_its_row_when_others_have_finished(architecture):
             assert plain.tokens[row] == together.tokens[row]
     edited = [row for row, group in enumerate(groups) if group >= 0]
     assert sum(plain.tokens[row] != together.tokens[row] for row in edited) > len(edited) / 2
+
+
+def test_threads_that_share_a_model_do_not_share_their_edits():
+    lm = tiny()
+    prompts = encoded(lm) * 3
+    uniforms = numbers(len(prompts), "threads")
+    chosen = {name: [group] * len(prompts) for name, group in {"a": 0, "b": 1, "c": -1}.items()}
+    apart = {n: generate(lm, prompts, NEW, uniforms, edits_for(g)) for n, g in chosen.items()}
+    ready, together = Barrier(len(chosen)), {}
+
+    def work(name):
+        ready.wait()
+        for _ in range(3):
+            together[name] = generate(lm, prompts, NEW, uniforms, edits_for(chosen[name]))
+
+    threads = [Thread(target=work, args=[name]) for name in chosen]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {n: a.tokens for n, a in together.items()} == {n: a.tokens for n, a in apart.items()}
 
 
 def test_no_prompts_no_answers():

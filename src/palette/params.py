@@ -199,7 +199,10 @@ class Params(Section):
             )
         for name in self.weights.floor:
             if name not in self.traits:
-                raise ValueError(f"weights.floor names '{name}', {_nearest(name, self.traits)}")
+                raise ValueError(
+                    f"weights.floor names '{name}', which is no trait; "
+                    f"{_nearest(name, self.traits)}"
+                )
         total = sum(self.weights.floor.values())
         if total >= 1:
             raise ValueError(
@@ -214,12 +217,26 @@ class Params(Section):
                 f"adapters.batch is {self.adapters.batch}, but must be a multiple of "
                 f"adapters.generations ({self.adapters.generations}) for adapters.rloo_steps"
             )
+        for key, file in self._inputs().items():
+            if file and not Path(file).is_relative_to(Path("inputs") / key.split(".")[0]):
+                raise ValueError(
+                    f"{key} is '{file}', but must lie in inputs/{key.split('.')[0]}/, where DVC sees "
+                    "that it changes"
+                )
         for name, trait in self.traits.items():
             if trait.kind not in trait_kinds():
                 raise ValueError(
-                    f"traits.{name}.kind is '{trait.kind}', {_nearest(trait.kind, trait_kinds())}"
+                    f"traits.{name}.kind is '{trait.kind}', which is no module of palette.traits; "
+                    f"{_nearest(trait.kind, trait_kinds())}"
                 )
         return self
+
+    def _inputs(self) -> dict[str, str | None]:
+        return {
+            "prompts.file": self.prompts.file,
+            "users.file": self.users.file,
+            "plan.pinned": self.plan.pinned,
+        }
 
     @property
     def trait_names(self) -> list[str]:
@@ -266,7 +283,7 @@ def _sentence(error: ValidationError) -> str:
     key = ".".join(str(part) for part in problem["loc"] if part != "[key]")
     if problem["type"] == "extra_forbidden":
         section = _section(problem["loc"][:-1])
-        return f"'{key}' is an unknown key, {_nearest(str(problem['loc'][-1]), section)}"
+        return f"'{key}' is an unknown key; {_nearest(str(problem['loc'][-1]), section)}"
     if problem["type"] == "missing":
         return f"'{key}' is missing; add it"
     if not key:
@@ -286,8 +303,8 @@ def _nearest(name: str, known: Any) -> str:
     """Tail of a sentence that names the closest valid name, or all of them."""
     close = difflib.get_close_matches(name, list(known), n=1)
     if close:
-        return f"which is not known; did you mean '{close[0]}'?"
-    return f"which is not known; allowed: {', '.join(known)}"
+        return f"did you mean '{close[0]}'?"
+    return f"allowed: {', '.join(known)}"
 
 
 def describe() -> list[tuple[str, str, str]]:

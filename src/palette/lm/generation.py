@@ -78,8 +78,8 @@ def generate(
                 tokens[row], logprobs[row] = ids, logprob
             if progress:
                 progress(len(rows))
-    texts = lm.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    return Answers(tokens, [text.strip() for text in texts], logprobs)
+    texts = [lm.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in tokens]
+    return Answers(tokens, texts, logprobs)
 
 
 class _Batch:

@@ -21,7 +21,7 @@ METHOD_NAMES = {
     "edit_random": "random edit (control)",
     "edit_other": "another user's edit (control)",
     "single": "one adapter for all",
-    "soup": "soup of one adapter a trait",
+    "soup": "soup of one per trait",
     "per_user": "one adapter per user",
     "portfolio": "portfolio",
     "portfolio_edit": "portfolio with edits",
@@ -63,25 +63,24 @@ def compare(metrics: Metrics) -> "alt.LayerChart":
     bold = {"condition": {"test": "datum.value == 'portfolio'", "value": "bold"}, "value": "normal"}
     axis = alt.Axis(labelLimit=260, labelFontWeight=bold, ticks=False, domain=False, labelPadding=8)
     y = alt.Y("method:N", sort=order, title=None, axis=axis, scale=alt.Scale(paddingInner=0.15))
-    x = alt.X("objective:Q", title="objective J (higher is better)", scale=alt.Scale(zero=False))
+    x = alt.X("low:Q", title="objective J (higher is better)", scale=alt.Scale(zero=False))
     groups = list(GROUP_NAMES.values())
     offset = alt.YOffset("group:N", sort=groups, scale=alt.Scale(paddingOuter=0.3))
     legend = alt.Legend(title="users", orient="top")
     color = alt.Color("group:N", scale=alt.Scale(domain=groups, range=GROUP_COLORS), legend=legend)
-    shape = alt.Shape("group:N", legend=legend,
-                      scale=alt.Scale(domain=groups, range=["circle", "diamond", "square"]))  # fmt: skip
+    shapes = alt.Scale(domain=groups, range=["circle", "diamond", "square"])
+    shape = alt.Shape("group:N", legend=legend, scale=shapes)
     rows = alt.Chart(frame)
     ours = rows.transform_filter("datum.method == 'portfolio'").mark_rect(color=TINT)
     spans = rows.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2.5, opacity=0.55)
     points = rows.mark_point(filled=True, size=62, opacity=1)
     layers = [
         ours.encode(y=y),
-        spans.encode(y=y, yOffset=offset, x=x, x2="high:Q", color=color),
-        points.encode(y=y, yOffset=offset, x=x, color=color, shape=shape),
+        spans.encode(x=x, x2="high:Q"),
+        points.encode(x="objective:Q", shape=shape),
     ]
-    layers[1].encoding.x = x.copy()
-    layers[1].encoding.x.shorthand = "low:Q"
-    return alt.layer(*layers).properties(width=330, height={"step": 40})
+    layers[1:] = [layer.encode(y=y, yOffset=offset, color=color) for layer in layers[1:]]
+    return alt.layer(*layers).properties(width=330, height={"step": 40, "for": "position"})
 
 
 def measured(metrics: Metrics) -> pl.DataFrame:

@@ -13,9 +13,9 @@ TO_RGB = np.array([
     [-1.2684380046, 2.6097574011, -0.3413193965],
     [-0.0041960863, -0.7034186147, 1.7076147010],
 ])  # fmt: skip
-LIGHT, STRONG = 0.77, 0.135
+LIGHT, STRONG = 0.78, 0.14
 FIRST_HUE = 250.0  # blue; the others follow around the circle
-CONTRAST = 1.6  # above 1, a mix leans to its largest weights, so that neighbours differ more
+CONTRAST = 2.0  # above 1, a mix leans to its largest weights, so that neighbours differ more
 BASE = "#c3c7cc"
 
 

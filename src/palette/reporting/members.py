@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 
+from palette.reporting import colors
 from palette.reporting.run import Run
 
 
@@ -70,3 +71,18 @@ def perplexity(counts: np.ndarray) -> float | None:
         return None
     shares = counts[counts > 0] / counts.sum()
     return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def numbers(run: Run) -> dict[str, str]:
+    """Short names: members count from 1 in the portfolio's order."""
+    return {"base": "base"} | {
+        member["id"]: str(place) for place, member in enumerate(run.portfolio["members"], start=1)
+    }
+
+
+def shades(run: Run) -> dict[str, str]:
+    traits = run.params.trait_names
+    return {"base": colors.BASE} | {
+        member["id"]: colors.mixed(np.array([member["weights"][trait] for trait in traits]))
+        for member in run.portfolio["members"]
+    }

@@ -76,7 +76,7 @@ def routing(run: Run) -> Metrics:
 def methods(evaluation: pl.DataFrame, settings: Evaluation) -> Metrics:
     """What every method is worth to each group of users, with intervals over users.
 
-    `objective`, `reward` and `kl` are means; `share` is the mean gain over the base by the mean gain
+    `objective`, `reward` and `kl` are means; `share` is the mean gain over the base divided by that
     of the ideal, never clipped; `lead` is how far the portfolio's objective is above the method's,
     for the same users.
     """

@@ -23,7 +23,9 @@ def markdown(run: Run) -> str:
         lines += ["|---|---|" + "--:|" * len(traits)]
         for row in prompts.iter_rows(named=True):
             rewards = [number(row[f"reward_{trait}"]) for trait in traits]
-            lines.append("| " + " | ".join([row["member"], plain(row["response"]), *rewards]) + " |")
+            lines.append(
+                "| " + " | ".join([row["member"], plain(row["response"]), *rewards]) + " |"
+            )
     return "\n".join(lines) + "\n"
 
 

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # the renderer brings the first along
 INK, MUTED, LINE, CARD, TINT = "#1c2127", "#5b646e", "#dedbd3", "#fffffe", "#f1eee6"
 ON_COLOR = "#14171b"  # for text and dots on coloured ground, light and dark alike
+COLD, NEUTRAL, HOT = "#4a86b5", "#f3ecd9", "#c4472f"  # below, at, and above the loss asked
+PIXELS = 340  # of a map's side
 FOLLOWS_PAGE = {
     INK: "currentColor",
     MUTED: "var(--muted)",

@@ -1,0 +1,99 @@
+"""The store: whole bundles or none, by keys that say what made them."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+
+import fsspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palette.store import Store, key
+
+FILES = {"a.bin": b"\x00\xff" * 10, "empty": b"", "deep/b.json": b"{}"}
+NAME = key("anything")
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@pytest.fixture(params=["folder", "file://", "memory://"])
+def store(request, tmp_path):
+    if request.param == "memory://":
+        root = f"memory://{tmp_path.name}"
+        yield Store(root)
+        fsspec.filesystem("memory").rm(root, recursive=True)
+    else:
+        yield Store(request.param.removeprefix("folder") + str(tmp_path / "store"))
+
+
+def kept(store: Store) -> list[str]:
+    return [path.rsplit("/", 1)[1] for path in store.filesystem.find(store.root)]
+
+
+def test_what_was_saved_is_loaded(store):
+    store.save("aa-another", {})  # so that there is a folder to remove
+    assert not store.has(NAME)
+    assert store.load(NAME) is None
+    store.save(NAME, FILES)
+    assert store.has(NAME)
+    assert store.load(NAME) == FILES
+    assert list(store.load(NAME)) == list(FILES)
+    store.save(NAME, {"a.bin": b"new"})
+    assert store.load(NAME) == {"a.bin": b"new"}
+    assert sorted(kept(store)) == sorted([NAME, "aa-another"])
+
+
+def test_a_relative_store_stays_where_it_was_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = Store("store")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    store.save(NAME, FILES)
+    assert (tmp_path / "store" / NAME[:2] / NAME).is_file()
+
+
+def test_a_half_written_bundle_is_never_found(tmp_path, monkeypatch):
+    store = Store(str(tmp_path))
+    monkeypatch.setattr(type(store.filesystem), "mv", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        store.save(NAME, FILES)
+    monkeypatch.undo()
+    assert [name.endswith(".part") for name in kept(store)] == [True]
+    assert not store.has(NAME)
+    assert store.load(NAME) is None
+    store.save(NAME, FILES)
+    assert store.load(NAME) == FILES
+
+
+def test_many_writers_of_one_bundle_leave_a_whole_one(tmp_path):
+    contents = [{"x": bytes([i]) * 200_000} for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda files: Store(str(tmp_path)).save(NAME, files), contents * 5))
+    assert Store(str(tmp_path)).load(NAME) in contents
+    assert kept(Store(str(tmp_path))) == [NAME]
+
+
+@given(st.dictionaries(st.text(), VALUES, max_size=5), st.randoms())
+def test_a_key_does_not_hang_on_the_order_of_a_mapping(parts, random):
+    names = list(parts)
+    random.shuffle(names)
+    assert key("made of", parts) == key("made of", {name: parts[name] for name in names})
+
+
+@given(st.lists(VALUES, max_size=3), st.lists(VALUES, max_size=3))
+def test_keys_of_different_parts_differ(one, other):
+    assert (key(*one) == key(*other)) == (json.dumps(one, sort_keys=True) == json.dumps(
+        other, sort_keys=True
+    ))  # fmt: skip
+
+
+def test_a_key_tells_apart_what_looks_alike():
+    parts = [(1,), (1.5,), ("1",), ([1],), (None,), (1, 2), ([1, 2],), (True,), ("a", "b"), ("ab",)]
+    keys = [key(*made) for made in parts]
+    assert all(a != b for (i, a), (j, b) in product(enumerate(keys), repeat=2) if i != j)
+    assert all(len(found) == 64 for found in keys)
