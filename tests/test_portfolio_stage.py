@@ -159,8 +159,10 @@ def test_missing_scores_and_missing_members_are_refused(world):
 
 
 def test_pinned_weights_are_in_the_plan(world):
-    (world / "pins.csv").write_text("safety,brevity,humor\n0.11,0.52,0.37\n0,1,0\n0,1,0\n")
-    plan.main(params_with(plan={"epsilon": 0.05, "lattice": 8, "pinned": "pins.csv"}))
+    pins = world / "inputs/plan/pins.csv"
+    pins.parent.mkdir(parents=True)
+    pins.write_text("safety,brevity,humor\n0.11,0.52,0.37\n0,1,0\n0,1,0\n")
+    plan.main(params_with(plan={"epsilon": 0.05, "lattice": 8, "pinned": "inputs/plan/pins.csv"}))
     members = json.loads((world / "data/plan/plan.json").read_text())["members"]
     assert [m["id"] for m in members if m["pinned"]] == ["brevity52-humor37-safety11", "brevity100"]
 
@@ -180,7 +182,9 @@ def test_pinned_weights_are_in_the_plan(world):
 def test_bad_pins_are_refused_in_one_sentence(tmp_path, monkeypatch, text, words):
     monkeypatch.chdir(tmp_path)
     if text is not None:
-        (tmp_path / "pins.csv").write_text(text)
+        pins = tmp_path / "inputs/plan/pins.csv"
+        pins.parent.mkdir(parents=True)
+        pins.write_text(text)
     with pytest.raises(PaletteError, match=words) as refused:
-        plan.read_pinned(params_with(plan={"pinned": "pins.csv"}))
+        plan.read_pinned(params_with(plan={"pinned": "inputs/plan/pins.csv"}))
     assert "\n" not in str(refused.value)

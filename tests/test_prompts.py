@@ -134,6 +134,8 @@ def test_the_sandboxs_prompts_are_one_a_topic(tmp_path, monkeypatch):
 
 def test_the_file_that_params_name_is_what_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    file = written(tmp_path, ROWS)
-    prompts.main(Params.model_validate({"traits": TRAITS, "prompts": {"file": str(file)}}))
+    (tmp_path / "inputs/prompts").mkdir(parents=True)
+    written(tmp_path / "inputs/prompts", ROWS)
+    file = "inputs/prompts/prompts.jsonl"
+    prompts.main(Params.model_validate({"traits": TRAITS, "prompts": {"file": file}}))
     assert tables.read("prompts")["prompt"].to_list() == [row["prompt"] for row in ROWS]

@@ -21,8 +21,8 @@ def main(params: Params) -> None:
     users = judges(params)
     frames = [
         from_planes(params, test, users),
-        from_answers(params, tables.read("baselines"), users),
-        from_answers(params, edited_portfolio(params, test.prompts), users),
+        from_answers(params, tables.read("baselines"), test, users),
+        from_answers(params, edited_portfolio(params, test.prompts), test, users),
         ideal(params, test, users),
     ]
     tables.write("evaluation", compare(params, pl.concat(frames, how="diagonal"), test, users))
@@ -93,12 +93,24 @@ def edited_portfolio(params: Params, prompts: pl.DataFrame) -> pl.DataFrame:
     return policies.assign(chosen, values, "portfolio_edit")
 
 
-def from_answers(params: Params, values: pl.DataFrame, users: pl.DataFrame) -> pl.DataFrame:
-    """Mean over prompts of methods that were sampled for each user."""
-    rewards = [f"reward_{trait}" for trait in params.trait_names]
-    means = values.group_by("method", "user_id", maintain_order=True).agg(
-        pl.col([*rewards, "kl"]).mean()
+def from_answers(
+    params: Params, values: pl.DataFrame, test: arrays.Scored, users: pl.DataFrame
+) -> pl.DataFrame:
+    """Mean over prompts of methods that were sampled for each user.
+
+    Who is left with the base has the base's own worth: the noise of a few more answers of it, the
+    same for all such users, would pass for a gain or a loss of the method.
+    """
+    base = zip(params.trait_names, test.ideal.base().mean(axis=0), strict=True)
+    known = {f"reward_{trait}": reward for trait, reward in base}
+    means = values.group_by("method", "user_id", "policy", maintain_order=True).agg(
+        pl.col([*known, "kl"]).mean()
     )
+    is_base = pl.col("policy") == "base"
+    means = means.with_columns(
+        pl.when(is_base).then(pl.lit(reward)).otherwise(pl.col(name)).alias(name)
+        for name, reward in known.items()
+    ).drop("policy")
     return means.join(users.select("user_id"), on="user_id", how="semi", maintain_order="left")
 
 

@@ -73,7 +73,7 @@ class Subspaces(Section):
 class RolloutSamples(Section):
     train: Annotated[int, Field(ge=2)] = 1024
     select: Annotated[int, Field(ge=2)] = 256
-    certify: Annotated[int, Field(ge=2)] = 256
+    certify: Annotated[int, Field(ge=2)] = 512
     test: Annotated[int, Field(ge=2)] = 256
 
 
@@ -107,7 +107,7 @@ class Preferences(Section):
 
 
 class Plan(Section):
-    epsilon: Epsilon = 0.03
+    epsilon: Epsilon = 0.02
     strategy: Literal["minimal", "lazy"] = "minimal"
     lattice: Annotated[int, Field(ge=2, le=60)] = Field(20, description="steps of the lattice")
     pinned: str | None = Field(None, description="CSV of weights that must be in the plan")
@@ -117,7 +117,7 @@ class Adapters(Section):
     rank: Positive = 16
     learning_rate: float = Field(3e-3, gt=0, lt=1)
     batch: Positive = 128
-    steps: Count = Field(120, description="supervised, on resampled rollouts")
+    steps: Count = Field(160, description="supervised, on resampled rollouts")
     rloo_steps: Count = Field(0, description="on-policy polish")
     rloo_learning_rate: float = Field(1e-3, gt=0, lt=1)
     generations: Annotated[int, Field(ge=2)] = Field(

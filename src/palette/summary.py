@@ -52,7 +52,10 @@ def headline(metrics: dict[str, float]) -> list[tuple[str, str]]:
             f"{metrics['certificate.epsilon.requested']:g} "
             f"(δ {metrics['certificate.delta.requested']:g})",
         ),
-        ("ε certified", f"{upper:g} (point estimate {point:g}): {'PASS' if passed else 'FAIL'}"),
+        (
+            "ε certified",
+            f"{_bound(upper)} (point estimate {_bound(point)}): {'PASS' if passed else 'FAIL'}",
+        ),
     ]
 
 
@@ -65,6 +68,11 @@ def markdown(metrics: dict[str, float]) -> str:
         *(f"| {line.name} | {line.objective} | {line.share} |" for line in methods(metrics)),
     ]
     return "\n".join([*head, "", *table])
+
+
+def _bound(epsilon: float | None) -> str:
+    """null in the metrics is an ε that no data of this run bound."""
+    return "no bound" if epsilon is None else f"{epsilon:g}"
 
 
 def _interval(metrics: dict[str, float], key: str) -> str:

@@ -52,9 +52,11 @@ def verdict(
     """Judge `J >= (1 − ε) f* − δ` over all of W from finitely many paired means.
 
     On a cell `(1 − ε) f* − plane − δ` is convex, so its worst over W is the largest of its means at
-    the vertices. All of them get one simultaneous upper bound: the bootstrap of the studentised
-    maximum, resampling topics. The same draws serve every ε, and the least ε that passes is found
-    by bisection.
+    the vertices. Each mean gets its own upper bound at the asked confidence, by the studentised
+    bootstrap over topics, and the largest of these bounds the largest mean: whichever pair is truly
+    the worst is fixed before the certify prompts are seen, and its own bound alone must hold (an
+    intersection-union test: no correction for the number of pairs is needed). The same draws serve
+    every ε, and the least ε that passes is found by bisection.
     """
     ideal, worth = evidence.ideal.mean(axis=1), evidence.worth.mean(axis=1)
     points = least_epsilon(ideal, worth, delta)
@@ -76,7 +78,7 @@ def verdict(
 
 
 class UpperBound:
-    """Simultaneous upper bounds of the mean of `(1 − ε) f* − J − δ` at every pair, for any ε."""
+    """An upper bound of the mean of `(1 − ε) f* − J − δ` at each pair, for any ε."""
 
     def __init__(
         self, evidence: Evidence, delta: float, confidence: float, draws: int, seed: int
@@ -95,36 +97,34 @@ class UpperBound:
     def __call__(self, epsilon: float) -> np.ndarray:
         """(P,): infinite where too few topics, or an infinite f*, leave no bound at all."""
         mean, error, quantile = self.parts(epsilon)
-        if not np.isfinite(quantile):
-            return np.full(len(mean), np.inf)
         return mean + quantile * error
 
-    def parts(self, epsilon: float) -> tuple[np.ndarray, np.ndarray, float]:
-        """Means (P,), their standard errors over topics (P,), and how many of these to add."""
+    def parts(self, epsilon: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Means, their standard errors over topics, and how many of these to add: (P,) each."""
         count, prompts = len(self.size), self.size.sum()
         sums = (1 - epsilon) * self.ideal - self.worth - self.delta * self.size[:, None]
         mean = sums.sum(axis=0) / prompts
         if count < 2 or not self.finite:
-            return mean, np.full(len(mean), np.inf), np.inf
+            return mean, np.full(len(mean), np.inf), np.full(len(mean), np.inf)
         centred = sums - self.size[:, None] * mean  # (T, P), each pair adds up to 0
         error = np.sqrt((centred**2).sum(axis=0) * count / (count - 1)) / prompts
         return mean, error, self._quantile(centred, error)
 
-    def _quantile(self, centred: np.ndarray, error: np.ndarray) -> float:
-        """Of the largest studentised error over all pairs, over the draws of topics.
+    def _quantile(self, centred: np.ndarray, error: np.ndarray) -> np.ndarray:
+        """(P,): quantiles of each pair's studentised error over the draws of topics.
 
-        Never less than Student's for a single pair: with few topics the bootstrap is too narrow.
+        Never less than Student's: with few topics the bootstrap is too narrow.
         """
         from scipy.stats import t as student
 
         count, draws = len(self.size), len(self.drawn)
-        noisy = error > 1e-12
-        centred = centred[:, noisy]
-        largest = np.full(draws, -np.inf)
+        result = np.full(len(error), float(student.ppf(self.confidence, count - 1)))
+        noisy = np.flatnonzero(error > 1e-12)
         total = self.drawn @ self.size  # (B,) prompts in each draw
         step = max(1, CHUNK // draws)
-        for start in range(0, centred.shape[1], step):
-            part = centred[:, start : start + step]
+        for start in range(0, len(noisy), step):
+            chosen = noisy[start : start + step]
+            part = centred[:, chosen]
             shift = self.drawn @ part / total[:, None]  # (B, P) drawn mean less the mean
             spread = self.drawn @ part**2
             spread -= 2 * shift * (self.drawn @ (part * self.size[:, None]))
@@ -133,12 +133,9 @@ class UpperBound:
             with np.errstate(divide="ignore", invalid="ignore"):
                 # a draw of one topic alone has no spread: it says that anything may be
                 studentised = np.where(own > 1e-12, -shift / own, np.inf)
-            largest = np.maximum(largest, studentised.max(axis=1))
-        single = float(student.ppf(self.confidence, count - 1))
-        if not noisy.any():
-            return single
-        drawn = float(np.quantile(largest, self.confidence, method="higher"))
-        return max(drawn, single)
+            drawn = np.quantile(studentised, self.confidence, axis=0, method="higher")
+            result[chosen] = np.maximum(result[chosen], drawn)
+        return result
 
 
 def thin_coverage(kl: np.ndarray, samples: np.ndarray) -> np.ndarray:

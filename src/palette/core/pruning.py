@@ -63,9 +63,10 @@ def prune(
     winners = tuple(int(member) for member in np.unique(members) if member > 0)
     evidence = bench.evidence(weights, members)
     mean, error, quantile = UpperBound(evidence, delta, confidence, draws, seed).parts(epsilon)
-    if not np.isfinite(quantile):
+    if not np.isfinite(quantile).all():
         return winners
-    margin = (quantile + REPEAT) * error[(mean + quantile * error).argmax()]
+    largest = (mean + quantile * error).argmax()
+    margin = (quantile[largest] + REPEAT) * error[largest]
     found = cover(
         planes,
         region,

@@ -59,14 +59,14 @@ def compare(metrics: Metrics) -> "alt.LayerChart":
     import altair as alt
 
     frame = measured(metrics)
-    order = [METHOD_NAMES[method] for method in METHODS if METHOD_NAMES[method] in frame["method"]]
+    order = frame["method"].unique(maintain_order=True).to_list()
     bold = {"condition": {"test": "datum.value == 'portfolio'", "value": "bold"}, "value": "normal"}
     axis = alt.Axis(labelLimit=260, labelFontWeight=bold, ticks=False, domain=False, labelPadding=8)
     y = alt.Y("method:N", sort=order, title=None, axis=axis, scale=alt.Scale(paddingInner=0.15))
     x = alt.X("low:Q", title="objective J (higher is better)", scale=alt.Scale(zero=False))
     groups = list(GROUP_NAMES.values())
     offset = alt.YOffset("group:N", sort=groups, scale=alt.Scale(paddingOuter=0.3))
-    legend = alt.Legend(title="users", orient="top")
+    legend = alt.Legend(title="users", orient="top", symbolOpacity=1)
     color = alt.Color("group:N", scale=alt.Scale(domain=groups, range=GROUP_COLORS), legend=legend)
     shapes = alt.Scale(domain=groups, range=["circle", "diamond", "square"])
     shape = alt.Shape("group:N", legend=legend, scale=shapes)
@@ -80,7 +80,13 @@ def compare(metrics: Metrics) -> "alt.LayerChart":
         points.encode(x="objective:Q", shape=shape),
     ]
     layers[1:] = [layer.encode(y=y, yOffset=offset, color=color) for layer in layers[1:]]
-    return alt.layer(*layers).properties(width=330, height={"step": 40, "for": "position"})
+    return alt.layer(*layers).properties(width=260, height={"step": 40, "for": "position"})
+
+
+def name_of(method: str, metrics: Metrics) -> str:
+    """A method in plain words; how few users it was tried on, where that is so."""
+    tried = f" ({metrics['users.per_user']} tried)" if method == "per_user" else ""
+    return METHOD_NAMES[method] + tried
 
 
 def measured(metrics: Metrics) -> pl.DataFrame:
@@ -91,7 +97,7 @@ def measured(metrics: Metrics) -> pl.DataFrame:
             key = f"{prefix}objective.{method}"
             if metrics.get(key) is not None:
                 ends = {end: metrics[f"{key}.{end}"] for end in ("low", "high")}
-                named = {"method": METHOD_NAMES[method], "group": GROUP_NAMES[group]}
+                named = {"method": name_of(method, metrics), "group": GROUP_NAMES[group]}
                 rows.append(named | {"objective": metrics[key]} | ends)
     schema = {"method": pl.String, "group": pl.String}
     schema |= dict.fromkeys(("objective", "low", "high"), pl.Float64)

@@ -23,7 +23,7 @@ def mixed(weights: np.ndarray) -> str:
     """The colour of a taste (d,), as #rrggbb; light enough for dark text on it."""
     d = len(weights)
     shares = np.asarray(weights, dtype=float) ** CONTRAST
-    angles = np.radians(FIRST_HUE - 360 * np.arange(d) / d)
+    angles = np.radians(FIRST_HUE - 360 * np.arange(d) / max(d, 3))
     a, b = STRONG * (shares / shares.sum()) @ np.stack([np.cos(angles), np.sin(angles)], axis=1)
     return _hex(np.array([LIGHT, a, b]))
 

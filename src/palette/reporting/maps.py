@@ -64,13 +64,25 @@ def triangle_of_losses(run: Run) -> "alt.LayerChart":
     worst = run.portfolio["worst"]
     at_worst = np.array([[worst["weights"][trait] for trait in run.params.traits]])
     ring = alt.Chart(_places(run, at_worst)).encode(**_position())
+    look = {"filled": False, "opacity": 1, "size": 190}
     layers = [
+        _ground(),
         *tiles,
         _cells(run, filled=False),
-        ring.mark_point(size=190, color=ON_COLOR, strokeWidth=2.5, filled=False, opacity=1),
+        ring.mark_point(color="white", strokeWidth=6, **look),
+        ring.mark_point(color=ON_COLOR, strokeWidth=2.5, **look),
         *_corners(run),
     ]
     return _plain(alt.layer(*layers))
+
+
+def _ground() -> "alt.Chart":
+    """The whole triangle under its tiles: no dark page shines through between them."""
+    import altair as alt
+
+    frame = pl.DataFrame({"x": CORNERS[:, 0], "y": CORNERS[:, 1], "turn": [0, 1, 2]})
+    whole = alt.Chart(frame).mark_line(filled=True, interpolate="linear-closed", color=NEUTRAL)
+    return whole.encode(**_position(), order="turn:Q")
 
 
 def _tiles(run: Run, shape: str, middles: np.ndarray) -> "alt.Chart":

@@ -81,7 +81,9 @@ def methods(evaluation: pl.DataFrame, settings: Evaluation) -> Metrics:
     for the same users.
     """
     found: Metrics = {}
-    columns = ["objective", "reward", "kl", "base", "ideal"]
+    columns = ["objective", "reward", "kl"]
+    gains = {"gain": pl.col("objective") - pl.col("base"), "room": pl.col("ideal") - pl.col("base")}
+    lead = pl.col("portfolio") - pl.col("objective")
     for group, prefix in GROUPS.items():
         of_group = evaluation.filter(group=group)
         portfolio = of_group.filter(method="portfolio").select("user_id", portfolio="objective")
@@ -89,7 +91,8 @@ def methods(evaluation: pl.DataFrame, settings: Evaluation) -> Metrics:
             rows = of_group.filter(method=method).join(portfolio, on="user_id", how="left")
             if len(rows) == 0:
                 continue
-            sample = rows.sort("user_id").select(*columns, "portfolio").to_numpy()
+            rows = rows.sort("user_id").with_columns(**gains, lead=lead)
+            sample = rows.select(*columns, *gains, "lead").to_numpy()
             for name, statistic, low, high in estimate(sample, settings):
                 if (name, method) == ("lead", "portfolio"):
                     continue  # nothing leads itself
@@ -105,7 +108,7 @@ def estimate(
     """Name, statistic and percentile interval of each measure of one method.
 
     Args:
-        sample: (users, 6): objective, reward, kl, base, ideal, and the portfolio's objective.
+        sample: (users, 6): objective, reward, kl, gain over the base, room above it, and lead.
     """
     users = len(sample)
     # The same seed for every method: methods with the same users are drawn in pairs.
@@ -122,17 +125,15 @@ def estimate(
 
 def statistics(means: np.ndarray) -> dict[str, np.ndarray]:
     """Measures from means (..., 6); a share without room above the base is not a number."""
-    objective, reward, kl, base, ideal, portfolio = np.moveaxis(means, -1, 0)
-    room = np.asarray(ideal - base)
-    share = np.divide(objective - base, room, out=np.full(room.shape, np.nan), where=room > 0)
-    lead = portfolio - objective
+    objective, reward, kl, gain, room, lead = np.moveaxis(means, -1, 0)
+    share = np.divide(gain, room, out=np.full(np.shape(room), np.nan), where=room > 0)
     return {"objective": objective, "reward": reward, "kl": kl, "share": share, "lead": lead}
 
 
 def rounded(number: float | int | None) -> float | int | None:
-    """Four significant digits: enough to compare, few enough to read."""
+    """Four significant digits, six decimals: enough to compare, and no noise of floats."""
     if number is None or not math.isfinite(number):
         return None
     if isinstance(number, int | np.integer):
         return int(number)
-    return float(f"{number:.4g}")
+    return float(f"{round(float(number), 6):.4g}") + 0.0

@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 
 from palette import arrays, tables
-from palette.adapters import ADAPTERS
 from palette.core.covering import least_epsilon
 from palette.core.envelope import Planes
 from palette.core.ideal import Ideal
@@ -90,7 +89,7 @@ def read(params: Params) -> Run:
         tastes=read_tastes(params, users),
         evaluation=tables.read("evaluation"),
         answers=read_answers(params, members),
-        megabytes={name: megabytes(ADAPTERS / name) for name in members},
+        megabytes={name: megabytes(tables.DATA / "adapters" / name) for name in members},
         skills=read_skills(params),
     )
 

@@ -5,7 +5,7 @@ import re
 from palette.reporting.run import Run
 
 LINE_BREAKS = re.compile(r"\s+")
-MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+!|~&$@:-])")
+MARKUP = re.compile(r"([\\`*_\[\]<>|~&$@:])")
 
 
 def markdown(run: Run) -> str:

@@ -22,14 +22,15 @@ def line_of_members(run: Run) -> "alt.LayerChart":
     frame, bands = _line(run), _bands(run)
     x = alt.X("x:Q", title=_line_title(run), axis=alt.Axis(format="%", grid=False))
     y = alt.Y("worth:Q", title="value", scale=alt.Scale(zero=False))
+    legend = alt.Legend(orient="bottom", symbolStrokeColor=INK)
     curves = alt.Chart(frame).mark_line(strokeWidth=2).encode(
-        x=x, y=y, color=alt.value(INK),
-        strokeDash=alt.StrokeDash("what:N", title=None, legend=alt.Legend(orient="bottom"),
+        x=x, y=y, color=alt.value(ON_COLOR),
+        strokeDash=alt.StrokeDash("what:N", title=None, legend=legend,
                                   sort=["portfolio", "ideal", "base"]),
     )  # fmt: skip
     ground = alt.Chart(bands).encode(x=x, x2="end:Q")
     middle = alt.Chart(bands).mark_text(fontSize=15, fontWeight="bold", color=ON_COLOR)
-    users = alt.Chart(_shares(run, run.tastes)).mark_tick(color=INK, opacity=0.5, thickness=1)
+    users = alt.Chart(_shares(run, run.tastes)).mark_tick(color=ON_COLOR, opacity=0.5, thickness=1)
     layers = [
         ground.mark_rect().encode(color=alt.Color("color:N", scale=None)),
         curves,

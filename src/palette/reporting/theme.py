@@ -24,7 +24,13 @@ def svg(chart: "alt.TopLevelMixin") -> str:
     """A chart as SVG text: the same bytes for the same chart, no script, no link, no font file."""
     import vl_convert
 
-    return vl_convert.vegalite_to_svg(themed(chart).to_dict())
+    picture = vl_convert.vegalite_to_svg(themed(chart).to_dict())
+    # The renderer numbers ids through the life of a process: count afresh in every picture.
+    for place, own in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', picture))):
+        picture = picture.replace(f'id="{own}"', f'id="i{place}"').replace(
+            f"url(#{own})", f"url(#i{place})"
+        )
+    return picture
 
 
 def themed(chart: "alt.TopLevelMixin") -> "alt.TopLevelMixin":

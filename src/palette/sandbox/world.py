@@ -124,8 +124,9 @@ def answer(topic: Topic, style: Style, rng: np.random.Generator) -> str:
     steps = [VERBS[topic.verb][i] for i in chosen]
     linked = [steps[0]] + [f"then {step}" for step in steps[1:]]
     sentences = [text[0].upper() + text[1:] for text in linked]
-    jokes = [JOKES[i] for i in rng.permutation(len(JOKES))[: style.jokes]]
-    warnings = [WARNINGS[i] for i in rng.permutation(len(WARNINGS))[: style.warnings]]
+    # In the order of their lists: a small model learns order more easily than not to repeat itself.
+    jokes = [JOKES[i] for i in sorted(rng.permutation(len(JOKES))[: style.jokes])]
+    warnings = [WARNINGS[i] for i in sorted(rng.permutation(len(WARNINGS))[: style.warnings])]
     first = warnings if rng.random() < 0.5 else []
     last = warnings if not first else []
     sentences = [*first, *sentences, *last, *jokes]

@@ -1,0 +1,19 @@
+"""Fixtures of several test files."""
+
+import pytest
+import tiny_chain
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """The folder of tests/tiny_chain.py: every stage has run in it. Read only."""
+    folder = tmp_path_factory.mktemp("chain")
+    tiny_chain.build(folder)
+    return folder
+
+
+@pytest.fixture
+def chain(built, monkeypatch):
+    """The same folder, as the working directory."""
+    monkeypatch.chdir(built)
+    return built

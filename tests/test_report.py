@@ -1,0 +1,359 @@
+"""The report on small worlds made of numbers alone, with two, three and four traits and one."""
+
+import json
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import polars as pl
+import pytest
+
+from palette import portfolio, report, tables
+from palette.core.envelope import Planes
+from palette.params import Evaluation, Params
+from palette.reporting import charts, colors, members, metrics, page, samples
+from palette.reporting.run import read
+from palette.reporting.theme import embedded
+from palette.routes import read_planes
+from palette.summary import METHODS, headline
+
+EVIL = 'Ha | <script>alert(1)</script> {{ 7 * 7 }}\n# `x` "quoted" [link](https://example.org)'
+SECRET = "only its author knows this"
+FILES = ["metrics.json", "portfolio.csv", "samples.md", "simplex.svg", "methods.svg", "index.html"]
+SPLITS = {"select": 8, "certify": 8, "test": 4}
+SAMPLES, USERS = 24, 12
+
+
+def params_with(traits: int, **sections) -> Params:
+    names = ["brevity", "humor", "safety", "warmth"][:traits]
+    sections.setdefault("portfolio", {"epsilon": 0.2, "bootstrap": 200})
+    sections.setdefault("evaluation", {"bootstrap": 200})
+    kinds = {name: {"kind": "humor"} for name in names}
+    return Params.model_validate({"traits": kinds} | sections)
+
+
+def answers(rng: np.random.Generator, count: int, d: int) -> np.ndarray:
+    z = rng.normal(size=(count, d))
+    return 1 / (1 + np.exp(-1.5 * (z - 0.8 * z.mean(axis=1, keepdims=True))))
+
+
+def write_prompts_and_base(params: Params, rng: np.random.Generator) -> pl.DataFrame:
+    rows = [(f"{split}{i}", f"How | {i}?", split) for split, n in SPLITS.items() for i in range(n)]
+    prompts = pl.DataFrame(rows, schema=["prompt_id", "prompt", "split"], orient="row")
+    prompts = prompts.with_columns(topic="prompt_id")
+    tables.write("prompts", prompts)
+    keys = prompts.select("prompt_id").join(
+        pl.DataFrame({"sample": range(SAMPLES)}), how="cross", maintain_order="left_right"
+    )
+    told = {"response": pl.lit(EVIL), "tokens": pl.lit([1]), "logprob": pl.lit(-1.0)}
+    tables.write("rollouts", keys.with_columns(**told))
+    rewards = answers(rng, len(keys), len(params.traits))
+    for column, trait in enumerate(params.traits):
+        tables.write("rewards", keys.with_columns(pl.Series("reward", rewards[:, column])), trait)
+    return prompts
+
+
+def write_members(params: Params, rng: np.random.Generator, prompts: pl.DataFrame) -> None:
+    """A plan of one adapter near each corner and one in the middle, and what they answered."""
+    names, d = params.trait_names, len(params.traits)
+    corners = [*(0.7 * np.eye(d) + 0.3 / d), np.full(d, 1 / d)] if d > 1 else [np.ones(1)]
+    chosen, rows = [], []
+    for place, weights in enumerate(corners):
+        chosen.append({"id": f"m{place}", "weights": dict(zip(names, weights, strict=True))})
+        folder = tables.DATA / "adapters" / f"m{place}"
+        folder.mkdir(parents=True)
+        (folder / "adapter_model.safetensors").write_bytes(bytes(250_000))
+        for prompt_id, split in prompts.select("prompt_id", "split").iter_rows():
+            pool = answers(rng, 200, d)
+            chance = np.exp(pool @ weights / params.objective.beta)
+            chance /= chance.sum()
+            kl = float((chance * np.log(chance * 200)).sum())
+            for sample, picked in enumerate(rng.choice(200, size=8, p=chance)):
+                key = {"member": f"m{place}", "prompt_id": prompt_id, "split": split}
+                told = {"sample": sample, "response": EVIL, "kl": kl}
+                told |= {"logprob": -1.0, "logprob_base": -2.0}
+                rewards = zip(names, pool[picked], strict=True)
+                rows.append(key | told | {f"reward_{name}": reward for name, reward in rewards})
+    tables.write("values", pl.DataFrame(rows))
+    plan = {"members": chosen, "traits": names, "trainings": len(chosen), "lower_bound": 1}
+    tables.write_json(tables.DATA / "plan" / "plan.json", plan | {"epsilon": 0.03})
+
+
+def write_users(params: Params, rng: np.random.Generator) -> None:
+    """Users, half of them private, with routes and an evaluation that agree with the planes."""
+    names, d = params.trait_names, len(params.traits)
+    users = [f"user-{i}" for i in range(USERS)]
+    groups = ["no_history" if i < 2 else "unseen" if i < 5 else "seen" for i in range(USERS)]
+    weights = rng.dirichlet(np.ones(d), USERS)
+    frame = pl.DataFrame({"user_id": users, "group": groups})
+    tables.write("users", frame.with_columns(
+        cohort=pl.col("group").replace("no_history", "seen"), rows=pl.lit(3),
+        public=pl.Series(np.arange(USERS) % 2 == 0),
+    ))  # fmt: skip
+    history = {"prompt": pl.lit("?"), "response": pl.lit(SECRET), "row": pl.lit(0)}
+    history |= {"rating": pl.lit(None), "timestamp": pl.lit(None)}
+    tables.write("histories", frame.with_columns(**history))
+    tables.write("weights", pl.DataFrame([
+        {"user_id": user, "trait": trait, "weight": w, "low": 0.0, "high": 1.0, "evidence": 1.0}
+        for user, own in zip(users, weights, strict=True)
+        for trait, w in zip(names, own, strict=True)
+    ]))  # fmt: skip
+    planes = read_planes(tables.read_json(tables.DATA / "portfolio" / "portfolio.json"), params)
+    member = [planes.names[k] for k in planes.best(weights)]
+    told = {"edit": pl.lit("everyone"), "uncertain": pl.lit(False)}
+    told |= {"regret": pl.lit(0.1), "worst_regret": pl.lit(0.2)}
+    tables.write("routes", frame.with_columns(member=pl.Series(member), **told))
+    base, worth = planes.worth(weights)[:, 0], planes.worth(weights).max(axis=1)
+    objective = {method: base + rng.normal(0, 0.02, USERS) for method in METHODS}
+    objective |= {"base": base, "portfolio": worth, "ideal": worth + 0.05}
+    frames = []
+    for method, own in objective.items():
+        numbers = {"objective": own, "reward": own + 0.1, "base": base, "ideal": worth + 0.05}
+        columns = {name: pl.Series(values) for name, values in numbers.items()}
+        columns |= {f"reward_{name}": pl.lit(0.5) for name in names}
+        rows = frame.with_columns(method=pl.lit(method), kl=pl.lit(1.0), **columns)
+        frames.append(rows.tail(1) if method == "per_user" else rows)
+    tables.write("evaluation", pl.concat(frames))
+
+
+def make(params: Params) -> None:
+    rng = np.random.default_rng(3)
+    write_members(params, rng, write_prompts_and_base(params, rng))
+    portfolio.main(params)
+    tables.write_json(tables.DATA / "sandbox" / "skills.json", {"insight.exact": 0.5, "new": 0.9})
+    write_users(params, rng)
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make(params_with(3))
+    return tmp_path
+
+
+@pytest.mark.parametrize("traits", [1, 2, 3, 4])
+def test_every_number_of_traits_has_a_whole_report(traits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params = params_with(traits)
+    make(params)
+    report.main(params)
+    first = {name: (tmp_path / "reports" / name).read_bytes() for name in FILES}
+    report.main(params)
+    assert first == {name: (tmp_path / "reports" / name).read_bytes() for name in FILES}
+    for picture in ("simplex.svg", "methods.svg"):
+        ElementTree.fromstring(first[picture])
+    assert b"NaN" not in b"".join(first.values())
+    table = pl.read_csv(first["portfolio.csv"])
+    assert table["id"][0] == "base"
+    assert table["region"].sum() == pytest.approx(1, abs=2e-3)
+    assert table["users"].sum() == USERS
+    assert set(table["mb"][1:]) <= {0.25}
+
+
+def test_floors_shrink_the_map_to_what_is_asked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params = params_with(3, weights={"floor": {"safety": 0.2}})
+    make(params)
+    run = read(params)
+    assert sum(members.table(run)["region"]) == pytest.approx(1)
+    assert "safety 20.0%" in page.render(run, metrics.measure(run), members.table(run),
+                                         charts.draw(run, metrics.measure(run)))  # fmt: skip
+
+
+@pytest.mark.parametrize("traits", [2, 3, 4])
+def test_parts_of_the_region_are_what_random_tastes_meet(traits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params = params_with(traits)
+    make(params)
+    run = read(params)
+    parts = members.parts_of_region(run.portfolio["cells"], params.trait_names)
+    tastes = np.random.default_rng(0).dirichlet(np.ones(traits), 40_000)
+    met = np.bincount(run.planes.best(tastes), minlength=len(run.planes)) / len(tastes)
+    for name, share in zip(run.planes.names, met, strict=True):
+        assert parts.get(name, 0) == pytest.approx(share, abs=0.01)
+
+
+def test_the_map_of_losses_never_exceeds_the_verdicts_worst_vertex(world):
+    run = read(params_with(3))
+    point = run.portfolio["certificate"]["epsilon_point"]
+    losses = run.losses(run.region.lattice(30))
+    assert losses.max() <= point + 1e-9
+    assert losses.max() > point / 2
+    worst = np.array([list(run.portfolio["worst"]["weights"].values())])
+    row = run.planes.names.index(run.portfolio["worst"]["member"])
+    worth = run.certify.planes.worth(worst)[:, row]
+    assert run.short_of_ideal(worst, worth)[0] == pytest.approx(point)
+
+
+def test_metrics_are_flat_sorted_complete_and_recomputed_by_hand(world):
+    report.main(params_with(3))
+    text = (world / "reports/metrics.json").read_text()
+    found = json.loads(text)
+    assert list(found) == sorted(found) and len(text.splitlines()) == len(found) + 2
+    assert {type(value) for value in found.values()} <= {int, float, type(None)}
+    for prefix in ("", "unseen.", "no_history."):
+        for method in METHODS:
+            for measure in ("objective", "reward", "kl", "share"):
+                if method != "per_user" or not prefix:
+                    ends = ("", ".low", ".high")
+                    assert {f"{prefix}{measure}.{method}{end}" for end in ends} <= set(found)
+    seen = tables.read("evaluation").filter(group="seen")
+    soup = seen.filter(method="soup")
+    share = (soup["objective"] - soup["base"]).mean() / (soup["ideal"] - soup["base"]).mean()
+    assert found["share.soup"] == pytest.approx(share, rel=1e-3)
+    assert found["objective.soup"] == pytest.approx(soup["objective"].mean(), rel=1e-3)
+    lead = seen.filter(method="portfolio")["objective"].mean() - soup["objective"].mean()
+    assert found["lead.soup"] == pytest.approx(lead, rel=1e-3)
+    assert found["share.soup.low"] < found["share.soup"] < found["share.soup.high"]
+    assert [found[f"share.base{end}"] for end in ("", ".low", ".high")] == [0, 0, 0]
+    assert [found[f"share.ideal{end}"] for end in ("", ".low", ".high")] == [1, 1, 1]
+    assert found["share.per_user.low"] is None and found["users.per_user"] == 1
+    assert [found[f"users.{group}"] for group in metrics.GROUPS] == [7, 3, 2]
+    assert found["sandbox.gap.base"] > found["sandbox.gap.single"] > 0
+    assert found["sandbox.skill.insight.exact"] == 0.5
+    assert found["cost.mb"] == pytest.approx(0.25 * found["portfolio.size"])
+    assert dict(headline(found))["members"].startswith(f"{found['portfolio.size']} adapters")
+
+
+def test_no_sandbox_has_no_sandbox_numbers(world):
+    run = read(params_with(3, base={"model": "somewhere/else", "revision": "abc"}))
+    assert not run.skills
+    assert not [key for key in metrics.measure(run) if key.startswith("sandbox")]
+
+
+def test_intervals_cover_the_true_mean_as_often_as_they_say():
+    settings, rng = Evaluation(confidence=0.9, bootstrap=300), np.random.default_rng(1)
+    covered = 0
+    for _ in range(400):
+        sample = np.tile(rng.normal(1.0, 0.5, (60, 1)), 6)
+        _, _, low, high = next(iter(metrics.estimate(sample, settings)))
+        covered += low <= 1.0 <= high
+    assert 0.84 <= covered / 400 <= 0.95
+
+
+def test_a_share_without_room_is_null_not_infinite():
+    sample = np.array([[0.5, 0.6, 1.0, 0.1, 0.0, 0.0]] * 4)
+    found = {name: own for name, *own in metrics.estimate(sample, Evaluation(bootstrap=100))}
+    assert metrics.rounded(found["share"][0]) is None and found["share"][1:] == [None, None]
+    assert metrics.rounded(float("inf")) is None
+    assert metrics.rounded(0.123456) == 0.1235 and str(metrics.rounded(-1e-9)) == "0.0"
+
+
+def test_the_page_is_whole_offline_and_treats_model_text_as_data(world):
+    report.main(params_with(3))
+    text = (world / "reports/index.html").read_text()
+    assert len(text) < 1_500_000
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text and "{{ 7 * 7 }}" in text
+    assert SECRET not in text and "user-" not in text
+
+    class Reader(HTMLParser):
+        void = frozenset({"meta", "br"})
+
+        def __init__(self):
+            super().__init__()
+            self.open, self.ids, self.tags = [], [], set()
+
+        def handle_starttag(self, tag, attrs):
+            self.tags.add(tag)
+            self.ids += [value for name, value in attrs if name == "id"]
+            own = {name: value for name, value in attrs}
+            assert not {"src", "srcset", "onload", "onclick"} & set(own)
+            assert (own.get("href") or "#").startswith("#")
+            if tag not in self.void:
+                self.open.append(tag)
+
+        def handle_endtag(self, tag):
+            assert self.open.pop() == tag
+
+    reader = Reader()
+    reader.feed(text)
+    assert not reader.open and not reader.tags & {"script", "link", "img", "iframe", "object"}
+    assert len(reader.ids) == len(set(reader.ids))
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "@import" not in style and "url(" not in style
+    outside = re.sub(r'xmlns(:\w+)?="[^"]+"', "", text).replace("https://example.org", "")
+    assert "http" not in outside.replace("http-equiv", "")
+    assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(reader.ids)
+
+
+def test_the_answer_says_what_was_asked_and_what_was_reached(world):
+    run = read(params_with(3))
+    found = metrics.measure(run) | {"portfolio.size": 4, "users.total": 1200}
+    told = {"certificate.epsilon.upper": 0.13, "certificate.epsilon.requested": 0.05}
+    failed = page.answer(run, found | told | {"certificate.passed": 0})
+    assert failed.headline == "4 adapters and the base serve all 1,200 users." and not failed.passed
+    assert "more than 13.0%" in failed.verdict and "not enough: at most 5.0%" in failed.verdict
+    passed = page.answer(run, found | told | {"certificate.passed": 1})
+    assert passed.passed and "not enough" not in passed.verdict
+    unknown = page.answer(run, found | {"certificate.epsilon.upper": None})
+    assert "No loss can be guaranteed" in unknown.verdict
+    alone = page.answer(run, found | {"portfolio.size": 0})
+    assert alone.headline == "The base alone serves all 1,200 users."
+
+
+def test_a_run_without_a_bound_or_adapters_is_reported(world):
+    prompts = tables.read("prompts").with_columns(
+        topic=pl.when(split="certify").then(pl.lit("one")).otherwise("topic")
+    )
+    tables.write("prompts", prompts)
+    params = params_with(3, portfolio={"epsilon": 0.99, "bootstrap": 200})
+    portfolio.main(params)
+    tables.write("routes", tables.read("routes").with_columns(member=pl.lit("base")))
+    report.main(params)
+    found = json.loads((world / "reports/metrics.json").read_text())
+    assert found["certificate.epsilon.upper"] is None and found["certificate.passed"] == 0
+    assert found["portfolio.size"] == 0 and found["cost.ratio"] is None
+    assert "no bound" in dict(headline(found))["ε certified"]
+    assert "The base alone serves all" in (world / "reports/index.html").read_text()
+
+
+def test_the_rival_is_the_best_replaceable_method(world):
+    found = {"lead.soup": 0.01, "lead.soup.low": -0.1, "lead.soup.high": 0.1, "lead.base": 0.2}
+    found |= {"lead.base.low": 0.1, "lead.base.high": 0.3, "lead.ideal": -0.5}
+    rival = page.rival(found)
+    assert rival["name"] == charts.METHOD_NAMES["soup"] and not rival["told_apart"]
+    assert page.rival({}) is None
+
+
+def test_samples_are_inert_markdown_with_every_policy(world):
+    run = read(params_with(3))
+    text = samples.markdown(run)
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {6}
+    shown = [row.split(" | ")[0][2:] for row in rows]
+    assert shown == ["policy", "base", *(f"{m['id']}" for m in run.portfolio["members"])] * 3
+    assert not re.search(r"(?<!\\)[<`\]]", "\n".join(rows)) and "https://" not in text
+    assert SECRET not in text
+    assert samples.plain("") == samples.plain(None) == "*(nothing)*"
+
+
+def test_private_users_are_on_no_map(world):
+    run = read(params_with(3))
+    assert len(run.tastes) == tables.read("users")["public"].sum() < USERS
+
+
+def test_colours_follow_the_traits_and_stay_readable_under_dark_text():
+    assert len({colors.mixed(w) for w in [*np.eye(3), np.full(3, 1 / 3)]}) == 4
+    for weights in np.random.default_rng(0).dirichlet(np.ones(4), 50):
+        red, green, blue = bytes.fromhex(colors.mixed(weights)[1:])
+        assert 0.3 * red + 0.59 * green + 0.11 * blue > 140
+
+
+def test_embedding_keeps_pictures_apart_and_describes_them():
+    picture = '<svg width="1"><g id="a"/><rect fill="url(#a)"/><text fill="#1c2127"/></svg>'
+    told = embedded(picture, "map", 'a "map" <of> it')
+    assert 'id="map-a"' in told and "url(#map-a)" in told and "currentColor" in told
+    assert ElementTree.fromstring(told).attrib["aria-label"] == 'a "map" <of> it'
+
+
+def test_perplexity_counts_the_members_that_matter():
+    assert members.perplexity(np.array([5, 5, 5])) == pytest.approx(3)
+    assert members.perplexity(np.array([9, 0])) == pytest.approx(1)
+    assert members.perplexity(np.array([], dtype=int)) is None
+
+
+def test_equal_planes_leave_the_map_whole():
+    square = {"vertices": [{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 1.0}], "member": "m0"}
+    assert members.parts_of_region([square], ["a", "b"]) == {"m0": 1.0}
+    assert isinstance(Planes(("base",), np.ones((1, 2)), np.zeros(1)).best(np.eye(2))[0], np.int64)
