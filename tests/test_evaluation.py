@@ -176,3 +176,10 @@ def test_the_same_again_is_the_same_bytes(chain, tmp_path, monkeypatch):
     before = tables.path("evaluation").read_bytes()
     evaluation.main(PARAMS)
     assert tables.path("evaluation").read_bytes() == before
+
+
+def test_means_are_the_same_bits_however_threads_share_the_work(chain):
+    names = sorted(path.name for path in Path("data/adapters").glob("*-*"))
+    test = arrays.scored(PARAMS, ["test"])
+    found = [arrays.worths(PARAMS, test, names) for _ in range(40)]
+    assert len({worths.values.tobytes() + worths.costs.tobytes() for worths in found}) == 1

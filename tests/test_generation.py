@@ -10,7 +10,7 @@ from worlds import world
 
 from palette.core.editing import Edits
 from palette.errors import PaletteError
-from palette.lm.generation import ROWS, Answers, generate, row_uniforms
+from palette.lm.generation import ROWS, Answers, _draw, generate, row_uniforms
 
 NEW = 12
 TEXTS = ["hi", "What is the best way to mend a lamp?", "a", "hi", "Tell me how.", "hello there"]
@@ -136,6 +136,13 @@ def test_the_ends_of_the_unit_interval_give_tokens_that_can_be(extreme):
     uniforms = np.full((2, NEW), extreme, np.float32)
     answers = generate(lm, encoded(lm, ["hi", "hello"]), NEW, uniforms)
     assert np.isfinite(answers.logprobs).all()
+
+
+def test_a_token_that_cannot_be_is_never_drawn():
+    logits = torch.tensor([[-200.0, 0.0, -200.0, 0.0, -200.0]]).expand(3, -1)
+    token, logprob = _draw(logits, torch.tensor([0.0, 0.5, 1 - 2**-24]))
+    assert token.tolist() == [1, 3, 3]
+    torch.testing.assert_close(logprob.exp(), torch.full((3,), 0.5))
 
 
 def test_uniforms_are_of_their_key_alone_and_in_range():

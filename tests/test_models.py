@@ -71,6 +71,11 @@ def test_a_sum_of_adapters_is_the_sum_of_what_each_adds(tmp_path):
     assert all(not delta.any() for delta in added({}).values())
 
 
+def test_an_adapter_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(PaletteError, match="holds no adapter; run `dvc repro`"):
+        with_adapters(tiny(), {tmp_path: 1.0})
+
+
 def test_a_saved_base_is_read_back_as_it_was(tmp_path):
     lm = tiny()
     save(lm, tmp_path)

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import tiny_chain
+import torch
 from safetensors.torch import load_file, save_file
 from tiny_chain import PARAMS
 
@@ -67,6 +68,27 @@ def test_a_members_worth_is_the_exact_one(chain):
     np.testing.assert_allclose(rewards, mean, atol=4 * 0.5 / np.sqrt(400))
 
 
+def test_an_edited_policys_worth_is_the_exact_one(chain):
+    """The edit acts while sampling and while scoring, at the same places; the base has none."""
+    model, directions = load_base("cpu").model, subspaces.read()
+
+    def edited(input_ids):
+        rows = len(input_ids)
+        edits = directions.edits(["ann"] * rows)
+        edits.focus(torch.arange(rows), first=torch.ones(rows, dtype=torch.long))
+        with edits.attach(model):
+            return model(input_ids=input_ids)
+
+    small = tiny_chain.world("test")
+    assert {len(prompt) for prompt in small.prompts} == {2}  # so that answers begin after column 1
+    mean, kl = tiny_chain.exact(small, edited)
+    found = worth([ANN]).drop("policy", "prompt_id").mean()
+    assert kl > 0.01
+    assert found["kl"].item() == pytest.approx(kl, rel=0.25)
+    rewards = found.select(f"reward_{trait}" for trait in PARAMS.trait_names).row(0)
+    np.testing.assert_allclose(rewards, mean, atol=4 * 0.5 / np.sqrt(400))
+
+
 def test_neither_company_nor_batches_change_a_worth(chain, monkeypatch):
     chosen = [BASE, LONG, ANN, Policy(edit="bob"), Policy(((member(), 1.0),), "ann")]
     together = worth(chosen)
@@ -79,7 +101,7 @@ def test_neither_company_nor_batches_change_a_worth(chain, monkeypatch):
         assert one["prompt_id"].to_list() == other["prompt_id"].to_list()
         for column in ("kl", *(f"reward_{trait}" for trait in PARAMS.trait_names)):
             np.testing.assert_allclose(one[column], other[column], atol=1e-5)
-    distinct = {tuple(of(together, policy)["kl"]) for policy in chosen}
+    distinct = {tuple(of(together, policy)["kl"].round(4)) for policy in chosen}
     assert len(distinct) == len(chosen)
 
 

@@ -65,6 +65,15 @@ def test_without_topics_and_splits_each_prompt_has_its_own_by_its_hash(tmp_path)
     assert fewer.equals(found[:150])
 
 
+def test_topics_without_splits_stay_whole(tmp_path):
+    rows = [{"prompt": f"Question {n}?", "topic": f"topic {n // 5}"} for n in range(200)]
+    found = prompts.read(written(tmp_path, rows))
+    assert found["topic"].n_unique() == 40
+    assert all(prompts.split_of(topic) == split for topic, split in found.select(
+        "topic", "split"
+    ).rows())  # fmt: skip
+
+
 def test_split_of_has_no_memory_and_keeps_its_shares():
     assert {prompts.split_of(f"topic {n}") for n in range(100)} == set(tables.SPLITS)
     assert [prompts.split_of(topic) for topic in ("mend a lamp", "sell a bike", "naïve ☕")] == [

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from palette.errors import PaletteError
 from palette.store import Store, key
 
 FILES = {"a.bin": b"\x00\xff" * 10, "empty": b"", "deep/b.json": b"{}"}
@@ -68,6 +69,14 @@ def test_a_half_written_bundle_is_never_found(tmp_path, monkeypatch):
     assert store.load(NAME) is None
     store.save(NAME, FILES)
     assert store.load(NAME) == FILES
+
+
+def test_a_store_that_cannot_be_used_is_named(tmp_path):
+    with pytest.raises(PaletteError, match=r"runtime\.store 'nothing://x' cannot be used"):
+        Store("nothing://x")
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(PaletteError, match=r"runtime\.store '.*' cannot be written to"):
+        Store(str(tmp_path / "file")).save(NAME, FILES)
 
 
 def test_many_writers_of_one_bundle_leave_a_whole_one(tmp_path):

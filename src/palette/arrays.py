@@ -77,7 +77,9 @@ def worths(params: Params, on: Scored, members: Sequence[str]) -> Worths:
         PaletteError: data/values lacks a member or a prompt.
     """
     names = [f"reward_{trait}" for trait in params.traits]
-    frame = tables.read("values").group_by("member", "prompt_id").agg(pl.col([*names, "kl"]).mean())
+    # Without an order to keep, threads add up parts of a group as they come: other bits each time.
+    groups = tables.read("values").group_by("member", "prompt_id", maintain_order=True)
+    frame = groups.agg(pl.col([*names, "kl"]).mean())
     values, costs = [on.ideal.base()], [np.zeros(len(on.prompts))]
     for member in members:
         rows = on.prompts.join(

@@ -1,5 +1,6 @@
 """Fanning out over prompts, users or weights with joblib: `runtime.engine` says where to."""
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,6 +18,8 @@ def fan_out(
     """
     from joblib import Parallel, delayed
 
+    # loky replaces a worker whose memory has grown, which is what should happen, and warns of it.
+    warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
     items = list(items)
     workers = min(runtime.workers, len(items)) or 1
     engine = runtime.engine if workers > 1 else "sequential"

@@ -7,6 +7,8 @@ from typing import Any
 
 import fsspec
 
+from palette.errors import PaletteError
+
 FORMAT = 1
 """Raised when what a key stands for changes."""
 
@@ -22,23 +24,35 @@ class Store:
 
     A bundle is one file (a length-prefixed JSON index, then the contents), moved into place when it
     is whole: a half-written one is never found.
+
+    Raises:
+        PaletteError: no file system serves the URL, or it cannot be written to.
     """
 
     def __init__(self, url: str):
-        self.filesystem, self.root = fsspec.core.url_to_fs(url)
+        self.url = url
+        try:
+            self.filesystem, self.root = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError) as error:
+            raise PaletteError(f"runtime.store '{url}' cannot be used: {error}") from None
 
     def has(self, name: str) -> bool:
         return self.filesystem.exists(self._path(name))
 
     def save(self, name: str, files: dict[str, bytes]) -> None:
         path = self._path(name)
-        self.filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         index = json.dumps({file: len(content) for file, content in files.items()}).encode()
         # A name of its own: two writers of one bundle must not write into one file.
         temporary = f"{path}.{uuid.uuid4().hex}.part"
-        with self.filesystem.open(temporary, "wb") as out:
-            out.write(len(index).to_bytes(8, "big") + index + b"".join(files.values()))
-        self.filesystem.mv(temporary, path)
+        try:
+            self.filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            with self.filesystem.open(temporary, "wb") as out:
+                out.write(len(index).to_bytes(8, "big") + index + b"".join(files.values()))
+            self.filesystem.mv(temporary, path)
+        except OSError as error:
+            raise PaletteError(
+                f"runtime.store '{self.url}' cannot be written to: {error}"
+            ) from None
 
     def load(self, name: str) -> dict[str, bytes] | None:
         """The files of a bundle, or None where there is none."""

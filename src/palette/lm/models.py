@@ -113,6 +113,9 @@ def with_adapters(base: LanguageModel, adapters: dict[Path, float]) -> LanguageM
 
     Merging costs one addition per weight and makes the policy as fast as the base; a sum with
     weights that add to one is the soup of Rewarded Soups (arXiv 2306.04488).
+
+    Raises:
+        PaletteError: a directory holds no adapter.
     """
     from peft import LoraConfig
     from safetensors.torch import load_file
@@ -122,6 +125,8 @@ def with_adapters(base: LanguageModel, adapters: dict[Path, float]) -> LanguageM
     weights = dict(model.named_parameters())
     with torch.no_grad():
         for folder, share in adapters.items():
+            if not (folder / "adapter_config.json").exists():
+                raise PaletteError(f"{folder} holds no adapter; run `dvc repro` to make it")
             config = LoraConfig.from_pretrained(str(folder))
             scale = share * config.lora_alpha / config.r
             tensors = load_file(folder / "adapter_model.safetensors")
