@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# requirements.txt holds everything, so there is nothing to resolve; modules are compiled when used.
+QUIETLY := --quiet --disable-pip-version-check --no-deps --no-compile
 
 .PHONY: run test check clean
 run: .venv/ready            ## the main job: every stage that is stale, then a short table
@@ -15,8 +17,9 @@ check: .venv/ready          ## style and imports
 
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "installing the pinned dependencies into .venv (about a minute and a half)"
+	@$(BIN)/pip install $(QUIETLY) -r requirements.txt
+	@$(BIN)/pip install $(QUIETLY) --no-build-isolation -e .
 	@touch $@
 
 clean:                      ## remove what is made, but not the DVC cache

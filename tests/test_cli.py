@@ -37,8 +37,7 @@ def test_check_accepts_and_refuses(palette):
     status, out, err = palette("check")
     assert (status, out) == (1, "")
     assert err == (
-        "palette: params.yaml: 'plan.epsilonn' is an unknown key; "
-        "did you mean 'epsilon'?"
+        "palette: params.yaml: 'plan.epsilonn' is an unknown key; did you mean 'epsilon'?"
     )
 
 

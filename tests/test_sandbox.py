@@ -218,7 +218,7 @@ def test_the_judge_says_yes_where_the_answer_shows_the_trait():
 
 
 def test_an_insight_counts_what_the_history_shows():
-    brief, long = "Wipe it. Be careful with the lamp.", "Rub the lamp. " * 9
+    brief, long = "Wipe it. Be careful with the lamp.", "Rub it. Then dry it."
     funny = "Wipe it. A funny hat helps too."
     assert corpus.truth([("q", brief), ("q", brief)]) == world.Manner(True, False, True)
     assert corpus.truth([("q", long), ("q", funny)]) == world.Manner(True, True, False)

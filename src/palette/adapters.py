@@ -1,4 +1,4 @@
-"""Stage `adapters`: a LoRA adapter for every member of the plan; those in the store are not trained again.
+"""Stage `adapters`: a LoRA adapter for every member of the plan; stored ones are not trained again.
 
 python -m palette.adapters
 """

@@ -107,7 +107,7 @@ class Preferences(Section):
 
 
 class Plan(Section):
-    epsilon: Epsilon = 0.02
+    epsilon: Epsilon = 0.025
     strategy: Literal["minimal", "lazy"] = "minimal"
     lattice: Annotated[int, Field(ge=2, le=60)] = Field(20, description="steps of the lattice")
     pinned: str | None = Field(None, description="CSV of weights that must be in the plan")
@@ -117,7 +117,7 @@ class Adapters(Section):
     rank: Positive = 16
     learning_rate: float = Field(3e-3, gt=0, lt=1)
     batch: Positive = 128
-    steps: Count = Field(160, description="supervised, on resampled rollouts")
+    steps: Count = Field(120, description="supervised, on resampled rollouts")
     rloo_steps: Count = Field(0, description="on-policy polish")
     rloo_learning_rate: float = Field(1e-3, gt=0, lt=1)
     generations: Annotated[int, Field(ge=2)] = Field(
@@ -151,7 +151,7 @@ class Routes(Section):
 
 class Baselines(Section):
     samples: Positive = Field(4, description="answers per policy and test prompt")
-    per_user: Count = Field(3, description="users who get an adapter of their own")
+    per_user: Count = Field(2, description="users who get an adapter of their own")
     seed: Seed = 0
 
 

@@ -15,7 +15,7 @@ from palette.errors import PaletteError
 
 DATA = Path("data")
 SPLITS = ("train", "select", "certify", "test")
-S, F, I, B = pl.String, pl.Float64, pl.Int64, pl.Boolean
+S, F, N, B = pl.String, pl.Float64, pl.Int64, pl.Boolean
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ TABLES = {
         {
             "user_id": (S, "the user"),
             "cohort": (S, "seen | unseen: unseen users take no part in any estimate"),
-            "rows": (I, "valid history rows"),
+            "rows": (N, "valid history rows"),
             "public": (B, "may be shown in reports"),
         },
     ),
@@ -55,7 +55,7 @@ TABLES = {
         "users/histories.parquet",
         {
             "user_id": (S, "the user"),
-            "row": (I, "position in the user's history, from 0"),
+            "row": (N, "position in the user's history, from 0"),
             "prompt": (S, "what was asked"),
             "response": (S, "what the user wrote or chose"),
             "rating": (F, "0 to 1, or null"),
@@ -65,7 +65,7 @@ TABLES = {
     "rejected": Table(
         "users/rejected.parquet",
         {
-            "source_row": (I, "row of the input, from 0"),
+            "source_row": (N, "row of the input, from 0"),
             "reason": (S, "why it was dropped"),
             "content": (S, "the row as JSON"),
         },
@@ -84,14 +84,14 @@ TABLES = {
             "user_id": (S, "the user"),
             "kind": (S, "personal | neutral"),
             "insight": (S, "the sentence"),
-            "items": (pl.List(I), "history rows that it was read from"),
+            "items": (pl.List(N), "history rows that it was read from"),
         },
     ),
     "pairs": Table(
         "insights/pairs.parquet",
         {
             "user_id": (S, "the user"),
-            "pair": (I, "from 0"),
+            "pair": (N, "from 0"),
             "prompt": (S, "the question"),
             "personal": (S, "answer under the personal insight"),
             "neutral": (S, "answer under the neutral one"),
@@ -101,8 +101,8 @@ TABLES = {
         "insights/contrasts.parquet",
         {
             "user_id": (S, "the user"),
-            "row": (I, "history row"),
-            "sample": (I, "from 0"),
+            "row": (N, "history row"),
+            "sample": (N, "from 0"),
             "response": (S, "the base's own answer to that row's prompt"),
         },
     ),
@@ -110,7 +110,7 @@ TABLES = {
         "rollouts/base.parquet",
         {
             "prompt_id": (S, "prompt"),
-            "sample": (I, "from 0"),
+            "sample": (N, "from 0"),
             "response": (S, "text"),
             "tokens": (pl.List(pl.Int32), "generated token ids, eos included when it was reached"),
             "logprob": (F, "log-probability of the tokens under the base, nats"),
@@ -120,7 +120,7 @@ TABLES = {
         "rewards/{trait}.parquet",
         {
             "prompt_id": (S, "prompt"),
-            "sample": (I, "rollout"),
+            "sample": (N, "rollout"),
             "reward": (F, "in [0, 1]"),
         },
     ),
@@ -140,7 +140,7 @@ TABLES = {
         {
             "member": (S, "adapter"),
             "phase": (S, "supervised | rloo"),
-            "step": (I, "from 1"),
+            "step": (N, "from 1"),
             "loss": (F, "training loss, or the negative mean reward of an RLOO step"),
         },
     ),
@@ -150,7 +150,7 @@ TABLES = {
             "member": (S, "adapter"),
             "prompt_id": (S, "prompt"),
             "split": (S, "select | certify | test"),
-            "sample": (I, "from 0"),
+            "sample": (N, "from 0"),
             "response": (S, "text"),
             "kl": (F, "full-vocabulary KL to the base summed over the answer, nats"),
             "logprob": (F, "of the answer under the member, nats"),

@@ -5,6 +5,7 @@ chat template, or a plain one where it has none. Texts of users are data: they a
 quoted inside a message. Prompts after CHAMELEON (arXiv 2503.01048, section 3).
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,13 +45,34 @@ def judge(prompt: str, answer: str, trait: str) -> Messages:
 
 
 def encode(tokenizer: Any, messages: Messages) -> list[int]:
-    """Token ids of the messages up to where the assistant begins to speak."""
+    """Token ids of the messages up to where the assistant begins to speak.
+
+    A control token spelt inside a message is read as the characters it is written with: a history
+    that quotes one does not end its own message.
+    """
     template = None if tokenizer.chat_template else PLAIN
+    control = [*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()]
+    quoted = [m["content"] for m in messages if any(token in m["content"] for token in control)]
+    # Where nothing is quoted the text is tokenized whole, exactly as the model's makers do.
+    marks = {f"\ue000{number}\ue001": content for number, content in enumerate(quoted)}
+    names = {content: mark for mark, content in marks.items()}
+    marked = [m | {"content": names.get(m["content"], m["content"])} for m in messages]
     text = tokenizer.apply_chat_template(
-        messages, chat_template=template, tokenize=False, add_generation_prompt=True
+        marked, chat_template=template, tokenize=False, add_generation_prompt=True
     )
     # A chat template writes its own special tokens; a plain one leaves them to the tokenizer.
-    return tokenizer(text, add_special_tokens=template is not None)["input_ids"]
+    special = template is not None
+    if not marks:
+        return tokenizer(text, add_special_tokens=special)["input_ids"]
+    ids: list[int] = []
+    for part in re.split("(\ue000\\d+\ue001)", text):
+        data = part in marks
+        ids += tokenizer(
+            marks.get(part, part),
+            add_special_tokens=special and not ids and not data,
+            split_special_tokens=data,
+        )["input_ids"]
+    return ids
 
 
 def _user(content: str) -> Messages:

@@ -1,4 +1,4 @@
-"""What the base learns from: the four things an instruct model is asked for, in our own templates."""
+"""What the base learns from: the things an instruct model is asked for, in our own templates."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,9 @@ from palette.sandbox import people, world
 SHARES = {"answer": 0.27, "insight": 0.22, "neutral": 0.03, "manner": 0.36, "judge": 0.12}
 """Share of each task among the training batches."""
 LIKED = 0.5
-SHORT_WORDS = 18.0
+SHORT_STEPS = 1.5
+FAITHFUL = 0.8
+"""Share of answers in a manner that keep to it."""
 
 
 @dataclass(frozen=True)
@@ -33,23 +35,30 @@ def truth(history: list[tuple[str, str]]) -> world.Manner:
     """The insight that a history supports, by counting."""
     styles = [world.read(response) for _, response in history]
     return world.Manner(
-        float(np.mean([len(response.split()) for _, response in history])) < SHORT_WORDS,
+        float(np.mean([style.steps for style in styles])) <= SHORT_STEPS,
         float(np.mean([style.jokes > 0 for style in styles])) >= LIKED,
         float(np.mean([style.warnings > 0 for style in styles])) >= LIKED,
     )
 
 
 def history(topics: list[world.Topic], rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Rows of one user whose weights are drawn uniformly, so that every manner is met."""
-    weights = rng.dirichlet(np.ones(3))
+    """Rows of one user: half of the time chosen as the sandbox's users choose, half in one manner.
+
+    Choices under weights alone meet some manners hardly ever ("long, plain"), so that a model would
+    do well to guess.
+    """
+    weights = rng.dirichlet(np.ones(3)) if rng.random() < 0.5 else None
+    manner = world.MANNERS[rng.integers(len(world.MANNERS))]
     rows = []
     for _ in range(int(rng.integers(1, 5))):
-        topic = topics[rng.integers(len(topics))]
-        prompt = topic.ask(rng)
-        answers = [
-            world.answer(topic, world.draw_style(rng), rng) for _ in range(people.CANDIDATES)
-        ]
-        rows.append((prompt, people.choose(answers, weights, rng)))
+        topic, prompt = _topic(topics, rng)
+        if weights is None:
+            style = manner.style(rng) if rng.random() < FAITHFUL else world.draw_style(rng)
+            rows.append((prompt, world.answer(topic, style, rng)))
+        else:
+            styles = [world.draw_style(rng) for _ in range(people.CANDIDATES)]
+            answers = [world.answer(topic, style, rng) for style in styles]
+            rows.append((prompt, people.choose(answers, weights, rng)))
     return rows
 
 

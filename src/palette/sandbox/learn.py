@@ -82,7 +82,7 @@ def make_model(sandbox: Sandbox, vocabulary: int, tokenizer):
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=sandbox.hidden, intermediate_size=sandbox.hidden * 8 // 3 // 16 * 16,
+        vocab_size=vocabulary, hidden_size=sandbox.hidden, intermediate_size=sandbox.hidden * 3,
         num_hidden_layers=sandbox.layers, num_attention_heads=4, num_key_value_heads=2,
         max_position_embeddings=CONTEXT, tie_word_embeddings=True, initializer_range=0.05,
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,

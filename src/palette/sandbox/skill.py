@@ -1,5 +1,7 @@
 """How well the base does the four things that it was trained for, on fresh text of unseen topics."""
 
+from collections import Counter
+
 import numpy as np
 
 from palette.lm import templates
@@ -11,7 +13,10 @@ ROWS = 200
 
 
 def measure(lm: LanguageModel, seed: int) -> dict[str, float]:
-    """Skill → share of right replies, on select topics, which the base was not trained on."""
+    """Skill → share of right replies, on select topics, which the base was not trained on.
+
+    `guess` is what always giving the commonest reply would reach.
+    """
     rng = np.random.default_rng([seed, 4])
     topics = world.topics(seed)["select"]
     skills = {}
@@ -19,6 +24,8 @@ def measure(lm: LanguageModel, seed: int) -> dict[str, float]:
         examples = _draw(task, topics, rng)
         right = [text == e.reply for text, e in zip(_ask(lm, examples), examples, strict=True)]
         skills[f"{task}.exact"] = float(np.mean(right))
+        replies = Counter(example.reply for example in examples)
+        skills[f"{task}.guess"] = max(replies.values()) / ROWS
     skills["answer.on_topic"] = _on_topic(lm, topics, rng)
     return skills | _manner(lm, topics, rng)
 

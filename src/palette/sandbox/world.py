@@ -29,10 +29,13 @@ VERBS: dict[str, list[str]] = {
     "sell": ["take a picture of the {o} in the {p}", "think of a fair price", "write a short text",
              "meet the buyer"],
 }  # fmt: skip
-THINGS = ("kettle lamp chair door window oven fridge bike boot tent clock radio sofa table mirror rug "
-          "fan pump ladder drill toaster heater shelf sink").split()  # fmt: skip
-TOOLS = "cloth brush sponge towel rag blanket".split()
-PLACES = "garage kitchen garden cellar hall attic".split()
+THINGS = [
+    "kettle", "lamp", "chair", "door", "window", "oven", "fridge", "bike", "boot", "tent", "clock",
+    "radio", "sofa", "table", "mirror", "rug", "fan", "pump", "ladder", "drill", "toaster", "heater",
+    "shelf", "sink",
+]  # fmt: skip
+TOOLS = ["cloth", "brush", "sponge", "towel", "rag", "blanket"]
+PLACES = ["garage", "kitchen", "garden", "cellar", "hall", "attic"]
 ASKED = ["How do I {v} a {o}?", "How can I {v} my {o}?", "What is the best way to {v} a {o}?",
          "Tell me how to {v} the {o}."]  # fmt: skip
 JOKES = ["The {o} will not laugh at you", "Tell the {o} a joke while you work", "Your {o} may giggle a bit",
