@@ -20,7 +20,7 @@ from flows.graph import read_stages
 from flows.reproduction import Outcome, Reproducer, StageFailed
 from palette import summary, tables
 from palette.errors import PaletteError
-from palette.params import load
+from palette.params_file import load
 
 REPORT = Path("reports/index.html")
 METRICS = Path("reports/metrics.json")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from palette.params import load
+from palette.params_file import load
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"

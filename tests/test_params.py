@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from palette import params, stage
+from palette import params, params_file, stage
 from palette.errors import PaletteError
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +29,7 @@ def changed(tmp_path):
 
 def refusal(path: Path) -> str:
     with pytest.raises(PaletteError) as error:
-        params.load(path)
+        params_file.load(path)
     sentence = str(error.value)
     assert "\n" not in sentence
     return sentence
@@ -37,7 +37,7 @@ def refusal(path: Path) -> str:
 
 def test_the_shipped_file_is_valid_and_complete():
     shipped = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    loaded = params.load(ROOT / "params.yaml")
+    loaded = params_file.load(ROOT / "params.yaml")
     assert set(shipped) == set(params.Params.model_fields)
     assert loaded.trait_names == ["brevity", "humor", "safety"]
     assert loaded.objective.beta == 0.1
@@ -90,14 +90,14 @@ def test_missing_file_is_refused(tmp_path):
 
 
 def test_floor_has_the_order_of_the_traits(changed):
-    loaded = params.load(changed(weights={"floor": {"safety": 0.1}}))
+    loaded = params_file.load(changed(weights={"floor": {"safety": 0.1}}))
     assert loaded.floor == [0.0, 0.0, 0.1]
 
 
 def test_every_key_of_the_shipped_file_is_described():
     shipped = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     keys = {f"{s}.{key}" for s, content in shipped.items() if s != "traits" for key in content}
-    assert keys <= {key for key, _, _ in params.describe()}
+    assert keys <= {key for key, _, _ in params_file.describe()}
 
 
 def test_a_stage_refuses_before_it_starts(changed, monkeypatch):

@@ -9,11 +9,12 @@ from palette import prompts, tables
 from palette.errors import PaletteError
 from palette.params import Params
 from palette.sandbox import world
+from palette.schema import SPLITS
 
 TRAITS = {"humor": {"kind": "humor"}}
 ROWS = [
     {"prompt": f"Question {n} of {split}?", "topic": f"{split} {n // 2}", "split": split}
-    for split in tables.SPLITS
+    for split in SPLITS
     for n in range(4)
 ]
 
@@ -75,7 +76,7 @@ def test_topics_without_splits_stay_whole(tmp_path):
 
 
 def test_split_of_has_no_memory_and_keeps_its_shares():
-    assert {prompts.split_of(f"topic {n}") for n in range(100)} == set(tables.SPLITS)
+    assert {prompts.split_of(f"topic {n}") for n in range(100)} == set(SPLITS)
     assert [prompts.split_of(topic) for topic in ("mend a lamp", "sell a bike", "naïve ☕")] == [
         prompts.split_of(topic) for topic in ("mend a lamp", "sell a bike", "naïve ☕")
     ]

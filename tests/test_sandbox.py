@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palette import params, prompts, traits
+from palette import params_file, prompts, traits
 from palette.histories import validate
 from palette.lm import templates
 from palette.lm.models import load_base
@@ -301,7 +301,7 @@ def test_the_base_that_ships_has_the_size_asked(tokenizer):
 
 
 def test_the_shipped_traits_are_those_of_the_world():
-    shipped = params.load(ROOT / "params.yaml")
+    shipped = params_file.load(ROOT / "params.yaml")
     assert tuple(shipped.trait_names) == world.TRAITS
     texts = [text for _, text in answers(each=2)]
     np.testing.assert_allclose(

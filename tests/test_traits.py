@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palette import params, traits
+from palette import params, params_file, traits
 from palette.errors import PaletteError
 from palette.params import Params, Trait
 from palette.traits import score, score_one
@@ -143,10 +143,10 @@ def test_every_kind_can_be_named_and_nothing_else(tmp_path):
         path = tmp_path / "params.yaml"
         path.write_text(f"traits: {{wit: {{kind: '{kind}'}}}}")
         if kind in params.trait_kinds():
-            assert params.load(path).trait_names == ["wit"]
+            assert params_file.load(path).trait_names == ["wit"]
         else:
             with pytest.raises(PaletteError, match=r"traits\.wit\.kind is"):
-                params.load(path)
+                params_file.load(path)
 
 
 def test_a_trait_may_go_by_any_name():

@@ -51,7 +51,7 @@ def _options(
 @commands.command()
 def check() -> None:
     """Validate params.yaml; nothing is run or changed."""
-    from palette.params import load
+    from palette.params_file import load
 
     load()
     print("params.yaml: ok")
@@ -60,7 +60,7 @@ def check() -> None:
 @commands.command()
 def params() -> None:
     """Explain every key of params.yaml."""
-    from palette.params import describe
+    from palette.params_file import describe
 
     _print_table(("key", "default", "meaning"), describe())
 

@@ -1,16 +1,11 @@
-"""params.yaml, typed and validated: `load()` refuses a bad file in one sentence before anything runs.
+"""The parameters of params.yaml, typed: what each is for, what it may be, what must fit together."""
 
-python -m palette.params        # explain every key
-"""
-
-import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from palette.errors import PaletteError
+from palette.errors import nearest
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -200,8 +195,7 @@ class Params(Section):
         for name in self.weights.floor:
             if name not in self.traits:
                 raise ValueError(
-                    f"weights.floor names '{name}', which is no trait; "
-                    f"{_nearest(name, self.traits)}"
+                    f"weights.floor names '{name}', which is no trait; {nearest(name, self.traits)}"
                 )
         total = sum(self.weights.floor.values())
         if total >= 1:
@@ -227,7 +221,7 @@ class Params(Section):
             if trait.kind not in trait_kinds():
                 raise ValueError(
                     f"traits.{name}.kind is '{trait.kind}', which is no module of palette.traits; "
-                    f"{_nearest(trait.kind, trait_kinds())}"
+                    f"{nearest(trait.kind, trait_kinds())}"
                 )
         return self
 
@@ -252,77 +246,3 @@ def trait_kinds() -> list[str]:
     """Names of the modules of palette.traits that hold a reward."""
     folder = Path(__file__).parent / "traits"
     return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
-
-
-def load(path: str | Path = "params.yaml") -> Params:
-    """Read and validate a params file.
-
-    Raises:
-        PaletteError: one sentence naming the key, its value and what is allowed.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise PaletteError(f"{path} does not exist; run palette from the project's top folder")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" (line {where.line + 1})" if where else ""
-        raise PaletteError(f"{path} is not valid YAML{line}: mend the syntax there") from None
-    if not isinstance(raw, dict):
-        raise PaletteError(f"{path} must be a mapping of sections, such as `base:` and `traits:`")
-    try:
-        return Params.model_validate(raw)
-    except ValidationError as error:
-        raise PaletteError(f"{path}: {_sentence(error)}") from None
-
-
-def _sentence(error: ValidationError) -> str:
-    """The first problem, as a sentence."""
-    problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"] if part != "[key]")
-    if problem["type"] == "extra_forbidden":
-        section = _section(problem["loc"][:-1])
-        return f"'{key}' is an unknown key; {_nearest(str(problem['loc'][-1]), section)}"
-    if problem["type"] == "missing":
-        return f"'{key}' is missing; add it"
-    if not key:
-        return problem["msg"].removeprefix("Value error, ")
-    allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{key} is {problem['input']!r}, but {allowed}"
-
-
-def _section(loc: tuple[Any, ...]) -> list[str]:
-    model: Any = Params
-    for part in loc:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)
-
-
-def _nearest(name: str, known: Any) -> str:
-    """Tail of a sentence that names the closest valid name, or all of them."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    if close:
-        return f"did you mean '{close[0]}'?"
-    return f"allowed: {', '.join(known)}"
-
-
-def describe() -> list[tuple[str, str, str]]:
-    """(key, default, meaning) of every parameter, for `palette params`."""
-    rows = []
-    for section, field in Params.model_fields.items():
-        if section == "traits":
-            rows.append(
-                ("traits.NAME.kind", "", "a module of palette.traits: " + ", ".join(trait_kinds()))
-            )
-            continue
-        for key, sub in field.annotation.model_fields.items():
-            default = sub.default
-            shown = default.model_dump() if isinstance(default, BaseModel) else default
-            rows.append((f"{section}.{key}", str(shown), sub.description or ""))
-    return rows
-
-
-if __name__ == "__main__":
-    for key, default, meaning in describe():
-        print(f"{key:28} {default:12} {meaning}")

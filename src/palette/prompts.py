@@ -15,6 +15,7 @@ from palette import stage, tables
 from palette.errors import PaletteError
 from palette.params import Params
 from palette.readers import Columns, read_rows
+from palette.schema import SPLITS
 
 SANDBOX_TRAIN = 96
 SHARES = {"train": 0.4, "select": 0.2, "certify": 0.25, "test": 0.15}
@@ -70,18 +71,16 @@ def split_of(topic: str) -> str:
 
 
 def _check_splits(frame: pl.DataFrame, file: Path) -> None:
-    unknown = set(frame["split"]) - set(tables.SPLITS)
+    unknown = set(frame["split"]) - set(SPLITS)
     if unknown:
-        raise PaletteError(
-            f"prompts.file '{file}' names the split '{min(unknown)}'; use {tables.SPLITS}"
-        )
+        raise PaletteError(f"prompts.file '{file}' names the split '{min(unknown)}'; use {SPLITS}")
     torn = frame.group_by("topic").agg(pl.col("split").n_unique()).filter(pl.col("split") > 1)
     if len(torn):
         raise PaletteError(
             f"prompts.file '{file}' puts topic '{torn['topic'].sort()[0]}' into several splits; "
             "a topic must be in one"
         )
-    for split in tables.SPLITS:
+    for split in SPLITS:
         topics = frame.filter(pl.col("split") == split)["topic"].n_unique()
         if topics < 2:
             raise PaletteError(

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable
 
 from palette.errors import PaletteError
-from palette.params import Params, load
+from palette.params import Params
+from palette.params_file import load
 
 
 def run(main: Callable[[Params], None]) -> None:

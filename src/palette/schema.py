@@ -1,0 +1,192 @@
+"""The schema of every table: where it lies, its columns, their types and meaning.
+
+Columns that exist once per trait are named PREFIX + trait.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+DATA = Path("data")
+SPLITS = ("train", "select", "certify", "test")
+S, F, N, B = pl.String, pl.Float64, pl.Int64, pl.Boolean
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Parquet table: its file, its columns (name → type and meaning), its per-trait columns."""
+
+    file: str
+    columns: dict[str, tuple[pl.DataType | type[pl.DataType], str]]
+    per_trait: dict[str, str] = field(default_factory=dict)
+    """prefix → meaning; such columns are Float64"""
+
+    @property
+    def path(self) -> Path:
+        return DATA / self.file
+
+
+TABLES = {
+    "prompts": Table(
+        "prompts/prompts.parquet",
+        {
+            "prompt_id": (S, "stable name"),
+            "prompt": (S, "the question"),
+            "topic": (S, "prompts of one topic are never split"),
+            "split": (S, " | ".join(SPLITS)),
+        },
+    ),
+    "users": Table(
+        "users/users.parquet",
+        {
+            "user_id": (S, "the user"),
+            "cohort": (S, "seen | unseen: unseen users take no part in any estimate"),
+            "rows": (N, "valid history rows"),
+            "public": (B, "may be shown in reports"),
+        },
+    ),
+    "histories": Table(
+        "users/histories.parquet",
+        {
+            "user_id": (S, "the user"),
+            "row": (N, "position in the user's history, from 0"),
+            "prompt": (S, "what was asked"),
+            "response": (S, "what the user wrote or chose"),
+            "rating": (F, "0 to 1, or null"),
+            "timestamp": (S, "ISO 8601, or null"),
+        },
+    ),
+    "rejected": Table(
+        "users/rejected.parquet",
+        {
+            "source_row": (N, "row of the input, from 0"),
+            "reason": (S, "why it was dropped"),
+            "content": (S, "the row as JSON"),
+        },
+    ),
+    "hidden": Table(
+        "users/hidden.parquet",
+        {
+            "user_id": (S, "the user"),
+            "taste": (S, "component of the mixture"),
+        },
+        {"w_": "true weight"},
+    ),
+    "insights": Table(
+        "insights/insights.parquet",
+        {
+            "user_id": (S, "the user"),
+            "kind": (S, "personal | neutral"),
+            "insight": (S, "the sentence"),
+            "items": (pl.List(N), "history rows that it was read from"),
+        },
+    ),
+    "pairs": Table(
+        "insights/pairs.parquet",
+        {
+            "user_id": (S, "the user"),
+            "pair": (N, "from 0"),
+            "prompt": (S, "the question"),
+            "personal": (S, "answer under the personal insight"),
+            "neutral": (S, "answer under the neutral one"),
+        },
+    ),
+    "contrasts": Table(
+        "insights/contrasts.parquet",
+        {
+            "user_id": (S, "the user"),
+            "row": (N, "history row"),
+            "sample": (N, "from 0"),
+            "response": (S, "the base's own answer to that row's prompt"),
+        },
+    ),
+    "rollouts": Table(
+        "rollouts/base.parquet",
+        {
+            "prompt_id": (S, "prompt"),
+            "sample": (N, "from 0"),
+            "response": (S, "text"),
+            "tokens": (pl.List(pl.Int32), "generated token ids, eos included when it was reached"),
+            "logprob": (F, "log-probability of the tokens under the base, nats"),
+        },
+    ),
+    "rewards": Table(
+        "rewards/{trait}.parquet",
+        {
+            "prompt_id": (S, "prompt"),
+            "sample": (N, "rollout"),
+            "reward": (F, "in [0, 1]"),
+        },
+    ),
+    "weights": Table(
+        "preferences/weights.parquet",
+        {
+            "user_id": (S, "the user"),
+            "trait": (S, "trait"),
+            "weight": (F, "posterior mean"),
+            "low": (F, "lower end of the interval"),
+            "high": (F, "upper end"),
+            "evidence": (F, "weighted number of comparisons"),
+        },
+    ),
+    "training": Table(
+        "adapters/training.parquet",
+        {
+            "member": (S, "adapter"),
+            "phase": (S, "supervised | rloo"),
+            "step": (N, "from 1"),
+            "loss": (F, "training loss, or the negative mean reward of an RLOO step"),
+        },
+    ),
+    "values": Table(
+        "values/values.parquet",
+        {
+            "member": (S, "adapter"),
+            "prompt_id": (S, "prompt"),
+            "split": (S, "select | certify | test"),
+            "sample": (N, "from 0"),
+            "response": (S, "text"),
+            "kl": (F, "full-vocabulary KL to the base summed over the answer, nats"),
+            "logprob": (F, "of the answer under the member, nats"),
+            "logprob_base": (F, "of the answer under the base, nats"),
+        },
+        {"reward_": "in [0, 1]"},
+    ),
+    "routes": Table(
+        "routes/routes.parquet",
+        {
+            "user_id": (S, "the user"),
+            "member": (S, "member, or base"),
+            "edit": (S, "directions: a group's or user's name"),
+            "regret": (F, "f* - J at the estimated weights, on select"),
+            "worst_regret": (F, "the largest regret over the corners of the user's interval"),
+            "uncertain": (B, "worst_regret is above routes.max_regret"),
+        },
+    ),
+    "baselines": Table(
+        "baselines/baselines.parquet",
+        {
+            "method": (S, "prompt | edit | edit_random | edit_other | soup | per_user"),
+            "user_id": (S, "the user"),
+            "policy": (S, "users with the same policy share its answers"),
+            "prompt_id": (S, "test prompt"),
+            "kl": (F, "mean KL to the base, nats"),
+        },
+        {"reward_": "mean over answers"},
+    ),
+    "evaluation": Table(
+        "evaluation/evaluation.parquet",
+        {
+            "method": (S, "method"),
+            "user_id": (S, "the user"),
+            "group": (S, "seen | unseen | no_history"),
+            "objective": (F, "J at the judging weights"),
+            "reward": (F, "w.r"),
+            "kl": (F, "nats"),
+            "base": (F, "J of the base at the same weights"),
+            "ideal": (F, "f* at the same weights"),
+        },
+        {"reward_": "mean reward"},
+    ),
+}
