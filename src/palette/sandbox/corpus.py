@@ -8,7 +8,7 @@ import numpy as np
 from palette.lm import templates
 from palette.sandbox import people, world
 
-SHARES = {"answer": 0.27, "insight": 0.22, "neutral": 0.03, "manner": 0.36, "judge": 0.12}
+SHARES = {"answer": 0.25, "insight": 0.22, "neutral": 0.06, "manner": 0.3, "judge": 0.17}
 """Share of each task among the training batches."""
 LIKED = 0.5
 SHORT_STEPS = 1.5
