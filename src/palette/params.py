@@ -122,9 +122,9 @@ class Adapters(Section):
 
 
 class ValueSamples(Section):
-    select: Positive = 64
-    certify: Positive = 64
-    test: Positive = 32
+    select: Positive = 48
+    certify: Positive = 48
+    test: Positive = 24
 
 
 class Values(Section):
@@ -145,7 +145,7 @@ class Routes(Section):
 
 
 class Baselines(Section):
-    samples: Positive = Field(4, description="answers per policy and test prompt")
+    samples: Positive = Field(3, description="answers per policy and test prompt")
     per_user: Count = Field(2, description="users who get an adapter of their own")
     seed: Seed = 0
 
