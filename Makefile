@@ -10,7 +10,7 @@ run: .venv/ready            ## the main job: every stage that is stale, then a s
 	@$(BIN)/palette summary
 
 test: .venv/ready           ## all tests
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/ready          ## style and imports
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -227,7 +227,9 @@ def test_parquet_with_nested_text_is_refused(tmp_path):
 
 def test_stage_writes_the_tables_of_a_named_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = write_jsonl(tmp_path, [json.dumps(GOOD).encode(), b"nothing"])
+    folder = Path("inputs/users")
+    folder.mkdir(parents=True)
+    path = write_jsonl(folder, [json.dumps(GOOD).encode(), b"nothing"])
     named = Params(users={"file": str(path)}, traits={"brevity": Trait(kind="brevity")})
     users.main(named)
     assert tables.read("users").select("user_id", "rows").rows() == [("ann", 1)]
@@ -239,9 +241,9 @@ def test_stage_writes_the_tables_of_a_named_file(tmp_path, monkeypatch):
 def test_stage_refuses_a_missing_file_and_touches_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(
-        "users: {file: gone.csv}\ntraits: {brevity: {kind: brevity}}\n"
+        "users: {file: inputs/users/gone.csv}\ntraits: {brevity: {kind: brevity}}\n"
     )
-    with pytest.raises(SystemExit, match=r"palette: gone\.csv does not exist"):
+    with pytest.raises(SystemExit, match=r"palette: inputs/users/gone\.csv does not"):
         stage.run(users.main)
     assert not Path("data").exists()
 
