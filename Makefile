@@ -17,7 +17,7 @@ check: .venv/ready          ## style and imports
 
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	@echo "installing the pinned dependencies into .venv (about a minute and a half)"
+	@echo "installing the pinned dependencies into .venv (a minute or two)"
 	@$(BIN)/pip install $(QUIETLY) -r requirements.txt
 	@$(BIN)/pip install $(QUIETLY) --no-build-isolation -e .
 	@touch $@
