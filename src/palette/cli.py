@@ -12,6 +12,11 @@ from typing import Annotated
 
 import typer
 
+from palette.commands.certify import certify
+from palette.commands.cost import cost
+from palette.commands.extend import extend
+from palette.commands.keep_routes import keep_routes
+from palette.commands.select import select
 from palette.errors import PaletteError
 
 REPORT = Path("reports/index.html")
@@ -110,6 +115,10 @@ def show(user: Annotated[str, typer.Argument(help="a user_id, such as u0007")]) 
         for line in mine["weights"]
     ]
     _print_table(("trait", "weight", "interval"), rows)
+
+
+for command in (select, certify, extend, keep_routes, cost):
+    commands.command()(command)
 
 
 def _print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

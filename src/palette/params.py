@@ -103,9 +103,15 @@ class Preferences(Section):
 
 class Plan(Section):
     epsilon: Epsilon = 0.025
-    strategy: Literal["minimal", "lazy"] = "minimal"
+    strategy: Literal["minimal", "lazy", "palm-grid", "uniform", "random"] = Field(
+        "minimal", description="how the weights to train for are chosen"
+    )
+    max_members: Positive | None = Field(
+        None, description="budget: the best plan of at most so many members, whatever its epsilon"
+    )
     lattice: Annotated[int, Field(ge=2, le=60)] = Field(20, description="steps of the lattice")
     pinned: str | None = Field(None, description="CSV of weights that must be in the plan")
+    seed: Seed = Field(0, description="of the strategy random")
 
 
 class Adapters(Section):
@@ -137,10 +143,18 @@ class Portfolio(Section):
     delta: float = Field(0.0, ge=0, lt=1, description="additive slack, in units of w.r")
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     bootstrap: Annotated[int, Field(ge=100)] = 2000
+    mend: Positive = Field(4, description="weights named at most where the verdict fails")
     seed: Seed = 0
 
 
 class Routes(Section):
+    rule: Literal["robust", "mean"] = Field(
+        "robust", description="least worst regret over the user's interval, or best at the mean"
+    )
+    previous: str | None = Field(None, description="CSV of earlier routes, kept where they do")
+    hysteresis: float = Field(
+        0.005, ge=0, description="a user is not moved for less, in units of w.r"
+    )
     max_regret: float = Field(1.0, gt=0, description="above it a user is marked uncertain")
 
 
@@ -230,6 +244,7 @@ class Params(Section):
             "prompts.file": self.prompts.file,
             "users.file": self.users.file,
             "plan.pinned": self.plan.pinned,
+            "routes.previous": self.routes.previous,
         }
 
     @property

@@ -153,6 +153,15 @@ TABLES = {
         },
         {"reward_": "in [0, 1]"},
     ),
+    "likelihoods": Table(
+        "values/likelihoods.parquet",
+        {
+            "member": (S, "adapter"),
+            "prompt_id": (S, "certify prompt"),
+            "sample": (N, "rollout of the base"),
+            "logprob": (F, "of that rollout under the member, nats"),
+        },
+    ),
     "routes": Table(
         "routes/routes.parquet",
         {
@@ -162,6 +171,7 @@ TABLES = {
             "regret": (F, "f* - J at the estimated weights, on select"),
             "worst_regret": (F, "the largest regret over the corners of the user's interval"),
             "uncertain": (B, "worst_regret is above routes.max_regret"),
+            "moved": (B, "routes.previous names another member for this user"),
         },
     ),
     "baselines": Table(
@@ -188,5 +198,16 @@ TABLES = {
             "ideal": (F, "f* at the same weights"),
         },
         {"reward_": "mean reward"},
+    ),
+    "utilities": Table(
+        "evaluation/utilities.parquet",
+        {
+            "utility": (S, "linear | p0.5 | p0 | p-1 | worst"),
+            "user_id": (S, "the user"),
+            "group": (S, "seen | unseen | no_history"),
+            "routed": (F, "utility of the member routed by the linear model"),
+            "best": (F, "utility of the member that is best under this utility"),
+            "loss": (F, "1 - routed / best"),
+        },
     ),
 }

@@ -1,0 +1,1 @@
+"""Commands of the program `palette`, one module each; heavy imports inside."""

@@ -1,0 +1,6 @@
+"""`palette certify`."""
+
+
+def certify() -> None:
+    """To be written."""
+    raise NotImplementedError

@@ -1,0 +1,6 @@
+"""`palette cost`."""
+
+
+def cost() -> None:
+    """To be written."""
+    raise NotImplementedError

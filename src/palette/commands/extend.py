@@ -1,0 +1,6 @@
+"""`palette extend`."""
+
+
+def extend() -> None:
+    """To be written."""
+    raise NotImplementedError

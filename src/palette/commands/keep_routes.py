@@ -1,0 +1,6 @@
+"""`palette keep-routes`."""
+
+
+def keep_routes() -> None:
+    """To be written."""
+    raise NotImplementedError

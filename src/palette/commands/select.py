@@ -1,0 +1,6 @@
+"""`palette select`."""
+
+
+def select() -> None:
+    """To be written."""
+    raise NotImplementedError
