@@ -1,6 +1,7 @@
 """The whole chain as Prefect flows: insights → subspaces → adapters → portfolio.
 
     python -m flows.pipeline        # with the server of PREFECT_API_URL, or one for this run alone
+    python -m flows.pipeline --repair-rounds 2      # and trains further while the verdict fails
 
 A task is one DVC stage. DVC decides what is stale; the state of a task's run says what it decided:
 Completed (the stage ran), Cached (restored from the run-cache) or Skipped (nothing had changed).
@@ -9,13 +10,17 @@ Completed (the stage ran), Cached (restored from the run-cache) or Skipped (noth
 import signal
 import sys
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import wait
 from prefect.states import Completed, Failed, State
+from pydantic import Field
 
+from flows import repair
 from flows.graph import read_stages
 from flows.reproduction import Outcome, Reproducer, StageFailed
 from palette import summary, tables
@@ -62,22 +67,47 @@ def portfolio() -> State:
 
 
 @flow(name="palette")
-def pipeline() -> State:
-    """The whole chain; ends with the verdict as an artifact."""
+def pipeline(repair_rounds: Annotated[int, Field(ge=0)] = 0) -> State:
+    """The whole chain; ends with the verdict as an artifact.
+
+    Args:
+        repair_rounds: how often at most, while the verdict fails, the weights that would mend it
+            are added to the plan and what follows runs again. Each is one more look at certify.
+    """
+    logger = get_run_logger()
     try:
         load()
+        outcomes = _chain()
+        looks = [repair.read_look()] if repair_rounds else []
+        for _ in range(repair_rounds):
+            if (words := repair.begin(looks[-1])) is None:
+                break
+            logger.info(words)
+            # A stage that ran before is not one that this run skipped.
+            again = _chain().items()
+            outcomes |= {stage: state for stage, state in again if state != Outcome.SKIPPED}
+            looks.append(repair.read_look())
+            logger.info(repair.bought(*looks[-2:]))
     except PaletteError as error:
         return Failed(message=str(error))
+    result = "\n\n".join([_result(outcomes), *repair.markdown(looks)])
+    create_markdown_artifact(result, key="palette-result", description="The verdict, and what ran")
+    return Completed(message=_count(outcomes), data=outcomes)
+
+
+def _chain() -> dict[str, str]:
+    """Run the sub-flows one after another; stage → its state's name.
+
+    Raises:
+        PaletteError: one of them failed.
+    """
     outcomes: dict[str, str] = {}
     for part in (insights, subspaces, adapters, portfolio):
         state = part(return_state=True)
         if not state.is_completed():
-            return Failed(message=state.message)
+            raise PaletteError(state.message)
         outcomes |= state.result()
-    create_markdown_artifact(
-        _result(outcomes), key="palette-result", description="The verdict, and what ran"
-    )
-    return Completed(message=_count(outcomes), data=outcomes)
+    return outcomes
 
 
 def _run_stages(name: str) -> State:
@@ -112,12 +142,21 @@ def _result(outcomes: dict[str, str]) -> str:
     return f"{verdict}\n\nReport: `{REPORT}`\n\n| stage | state |\n|---|---|\n{rows}\n"
 
 
-def main() -> None:
-    """Run the pipeline here; exit with status 1 and one line if it fails."""
+def main(
+    repair_rounds: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="While the verdict fails, train for what would mend it: so many rounds at most, "
+            "each one more look at certify.",
+        ),
+    ] = 0,
+) -> None:
+    """Run the whole pipeline here; exit with status 1 and one line if it fails."""
     # Polars installs a handler that restarts system calls: Ctrl-C would not wake a waiting flow.
     signal.siginterrupt(signal.SIGINT, True)
     try:
-        state = pipeline(return_state=True)
+        state = pipeline(repair_rounds=repair_rounds, return_state=True)
     except KeyboardInterrupt:
         sys.exit("palette: interrupted; finished stages are kept, run the same command to go on")
     if not state.is_completed():
@@ -126,4 +165,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

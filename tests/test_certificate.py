@@ -201,9 +201,9 @@ def test_pruning_keeps_what_is_needed_and_drops_what_is_not():
         for truth in [bench.ideal.upward(grid).mean(axis=1)]
         for member in (1, 2, 3)
     }
-    tight = prune(bench, world.region, epsilon=0.08, **asked)
-    loose = prune(bench, world.region, epsilon=min(alone.values()) + 0.15, **asked)
+    tight = prune(bench, world.region, epsilon=0.08, **asked).members
+    loose = prune(bench, world.region, epsilon=min(alone.values()) + 0.15, **asked).members
     assert len(loose) == 1 < len(tight)
     # An ε that nothing reaches keeps all that win somewhere, and no more.
     twin = bench.take((0, 1, 2, 3, 3))
-    assert prune(twin, world.region, epsilon=1e-4, **asked) == (1, 2, 3)
+    assert prune(twin, world.region, epsilon=1e-4, **asked).members == (1, 2, 3)

@@ -91,6 +91,7 @@ def write_user():
     tables.write("users", pl.DataFrame(ann | {"cohort": "seen", "rows": 3, "public": True}))
     tables.write("routes", pl.DataFrame(ann | {
         "member": "m1", "edit": "group", "regret": 0.01, "worst_regret": 0.2, "uncertain": True,
+        "moved": False, "robust": "m1",
     }))  # fmt: skip
     tables.write("insights", pl.DataFrame({
         "user_id": ["ann", "ann"], "kind": ["personal", "neutral"],

@@ -119,3 +119,33 @@ def test_eight_traits_and_64_members_are_in_reach():
 def test_floors_that_leave_nothing_are_refused(floor):
     with pytest.raises(ValueError, match="floors"):
         Region(floor)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 6), st.sampled_from(["coarse", "twins", "lattice"]))
+def test_degenerate_planes_leave_no_part_of_the_region_out(seed, d, kind):
+    rng = np.random.default_rng(seed)
+    if kind == "coarse":  # many planes meet in one point
+        values, costs = (rng.uniform(size=(12, d)) > 0.5).astype(float), np.zeros(12)
+    elif kind == "twins":  # equal but for rounding
+        values = np.tile(rng.uniform(size=(6, d)), (2, 1))
+        values += 10.0 ** -rng.integers(8, 16) * rng.normal(size=values.shape)
+        costs = np.tile(rng.uniform(0, 0.2, size=6), 2)
+    else:  # tangents of a parabola at evenly spaced weights
+        values = Region((0.0,) * d).lattice(2)
+        costs = (values**2).sum(axis=1) / 2
+    planes = Planes(tuple(map(str, range(len(values)))), values, costs)
+    region = Region(tuple(rng.uniform(0, 0.9 / d, size=d) * rng.integers(2, size=d)))
+    found = cells(planes, region)
+    weights, members = pairs(found)
+    worth = planes.worth(weights)
+    assert region.contains(weights).all()
+    assert (worth.max(axis=1) - worth[range(len(members)), members]).max() < 1e-7
+    inner = region.spread(rng.dirichlet(np.ones(d), size=500))
+    kept = [cell.member for cell in found]
+    assert (planes.worth(inner).max(axis=1) - planes.worth(inner)[:, kept].max(axis=1)).max() < 1e-8
+    # What is convex on every cell is nowhere larger than at the cells' vertices.
+    points = rng.uniform(size=(5, d))
+    above = np.exp(weights @ points.T).sum(axis=1) - worth[range(len(members)), members]
+    inside = np.exp(inner @ points.T).sum(axis=1) - planes.worth(inner).max(axis=1)
+    assert inside.max() <= above.max() + 1e-7

@@ -15,7 +15,7 @@ from palette.params import Params
 
 METHODS = {
     "base", "prompt", "edit", "edit_random", "edit_other", "single", "portfolio",
-    "portfolio_edit", "soup", "per_user", "ideal",
+    "portfolio_robust", "portfolio_edit", "soup", "per_user", "ideal",
 }  # fmt: skip
 UNEDITED = ("base", "single", "portfolio")
 BETA = PARAMS.objective.beta
@@ -124,7 +124,7 @@ def test_nothing_unedited_beats_the_ideal(worth):
 def test_the_single_member_is_chosen_for_seen_users_on_select(chain):
     portfolio = tables.read_json(Path("data/portfolio/portfolio.json"))
     names = [member["id"] for member in portfolio["members"]]
-    chosen = evaluation.best_for_all(PARAMS, names)
+    chosen = evaluation.best_for_all(PARAMS)
     on_select = arrays.worths(PARAMS, arrays.scored(PARAMS, ["select"]), names)
     seen = tables.read("users").filter(cohort="seen")["user_id"]
     mean = np.mean([weights_of(user) for user in seen], axis=0)

@@ -46,6 +46,54 @@ pathlib.Path("pid").write_text(str(os.getpid()))
 time.sleep(600)
 """
 
+WORLD = """
+import numpy as np
+from pathlib import Path
+from palette import pinned, tables
+from palette.core.certificate import confidence_of_look
+from palette.core.covering import shortfall
+from palette.core.ideal import Ideal
+from palette.core.pruning import Bench
+from palette.core.region import Region
+from palette.core.repair import mend
+from palette.params_file import load
+
+params, traits, region = load(), ["brevity", "humor"], Region((0.0, 0.0))
+rewards = np.random.default_rng(0).beta(0.5, 0.5, size=(5, 60, 1))
+ideal = Ideal(np.concatenate([rewards, 1 - rewards], axis=2), 0.1)
+"""
+PLANNER = """
+from world import *
+weights, rounds = np.eye(2), [0, 0]
+if params.plan.pinned:
+    weights, rounds = pinned.read(Path(params.plan.pinned), traits)
+members = [{"id": str(w), "weights": dict(zip(traits, w.tolist())), "round": int(r)}
+           for w, r in zip(weights, rounds)]
+tables.write_json(Path("data/plan/plan.json"),
+                  {"traits": traits, "looks": 1 + int(max(rounds)), "members": members})
+"""
+JUDGE = """
+from world import *
+plan = tables.read_json(Path("data/plan/plan.json"))
+weights = np.array([[m["weights"][t] for t in traits] for m in plan["members"]])
+means, kl = ideal.policy(weights)
+values = np.concatenate([ideal.base()[None], means - LACK])
+costs = np.concatenate([np.zeros((1, 5)), 0.1 * kl])
+bench = Bench(("base", *map(str, weights)), ideal, values, costs, np.arange(5))
+def value(points):
+    return ideal.upward(points).mean(axis=1)
+point = float(shortfall(bench.planes, region, value).epsilon().max())
+asked, kept = params.portfolio, tuple(range(1, len(values)))
+found = mend(bench, kept, region, asked.epsilon, 0.0, 0.002, weights, asked.mend)
+certificate = {"epsilon_point": point, "epsilon_upper": point + 0.002, "looks": plan["looks"],
+               "confidence": confidence_of_look(asked.confidence, plan["looks"])}
+remedy = {"weights": [dict(zip(traits, w.tolist())) for w in found.weights],
+          "expected": found.expected, "advice": found.advice}
+tables.write_json(Path("data/portfolio/portfolio.json"), {
+    "passed": point + 0.002 <= asked.epsilon, "traits": traits, "certificate": certificate,
+    "members": plan["members"], "mend": remedy})
+"""
+
 
 def append(source: str, target: str, flow: str, **more) -> dict:
     """A stage that appends its output's name to what it reads."""
@@ -192,6 +240,116 @@ def test_failing_stage_leaves_its_upstreams_done_and_says_why(project, server):
     locked = yaml.safe_load(Path("dvc.lock").read_text())["stages"]
     assert sorted(locked) == ["insights", "rewards@brevity", "rewards@humor", "subspaces"]
     assert not Path("portfolio.txt").exists()
+
+
+def failing_project(epsilon: float, lack: float) -> None:
+    """Plan and portfolio in numbers alone: members as ideal, but for `lack` of each reward."""
+    Path("inputs/plan").mkdir(parents=True)
+    Path("inputs/plan/README.md").write_text("weights to pin")
+    Path("params.yaml").write_text(
+        "traits: {brevity: {kind: brevity}, humor: {kind: humor}}\n"
+        f"plan:\n  pinned: null  # none\nportfolio: {{epsilon: {epsilon}, mend: 2}}\n"
+    )
+    Path("world.py").write_text(WORLD)
+    Path("plan.py").write_text(PLANNER)
+    Path("portfolio.py").write_text(JUDGE.replace("LACK", str(lack)))
+    write_stages({
+        "insights": STAGES["insights"],
+        "plan": {
+            "cmd": "python plan.py", "deps": ["inputs/plan"], "params": ["plan"],
+            "outs": ["data/plan/plan.json"], "meta": {"flow": "adapters"},
+        },
+        "portfolio": {
+            "cmd": "python portfolio.py", "deps": ["data/plan/plan.json"],
+            "params": ["portfolio"], "outs": ["data/portfolio/portfolio.json"],
+            "meta": {"flow": "portfolio"},
+        },
+    })  # fmt: skip
+
+
+def run_repair(rounds: int):
+    from flows.pipeline import pipeline
+
+    return pipeline(repair_rounds=rounds, return_state=True)
+
+
+def verdict() -> dict:
+    return json.loads(Path("data/portfolio/portfolio.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_failed_verdict_is_mended_by_rounds_of_repair(project, server):
+    from prefect.artifacts import Artifact
+
+    failing_project(epsilon=0.03, lack=0.002)
+    assert run_repair(0).is_completed()
+    first = verdict()
+    assert (first["passed"], first["certificate"]["looks"]) == (False, 1)
+    assert first["mend"]["weights"]
+
+    state = run_repair(9)
+    last = verdict()
+    assert state.result() == {
+        "insights": "Skipped", "plan": "Completed", "portfolio": "Completed",
+    }  # fmt: skip
+    assert last["passed"]
+    looks = last["certificate"]["looks"]
+    assert 2 <= looks < 9
+    assert last["certificate"]["confidence"] == pytest.approx(1 - 0.05 / 2 ** (looks - 1))
+    pinned = Path("inputs/plan/pinned.csv").read_text().splitlines()
+    assert pinned[:3] == ["brevity,humor,round", "1.00,0.00,0", "0.00,1.00,0"]
+    assert {line.split(",")[2] for line in pinned[3:]} == {str(k) for k in range(1, looks)}
+    assert [m["weights"] for m in last["members"]][:2] == [m["weights"] for m in first["members"]]
+
+    shown = Artifact.get("palette-result").data
+    point, upper = first["certificate"]["epsilon_point"], first["certificate"]["epsilon_upper"]
+    assert f"| 1 | 0.95 | 2 | 2 | {point:.2%} | {upper:.2%} | FAIL |" in shown
+    assert shown.rstrip().endswith("PASS |")
+
+    assert run_repair(9).result() == dict.fromkeys(["insights", "plan", "portfolio"], "Skipped")
+    assert verdict() == last
+
+
+@pytest.mark.slow
+def test_repair_stops_where_no_training_would_help(project, server):
+    from prefect.artifacts import Artifact
+
+    failing_project(epsilon=0.03, lack=0.2)
+    assert run_repair(5).is_completed()
+    assert not verdict()["passed"]
+    assert verdict()["certificate"]["looks"] < 5
+    assert verdict()["mend"]["weights"] == []
+    assert "train longer (adapters.steps)" in Artifact.get("palette-result").data
+
+
+@pytest.mark.slow
+def test_repair_rounds_are_an_option_and_never_negative(project):
+    def pipeline(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", "flows.pipeline", *arguments],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "TERM": "dumb"},
+            capture_output=True, text=True,
+        )  # fmt: skip
+
+    assert "each one more look at certify" in pipeline("--help").stdout
+    refused = pipeline("--repair-rounds", "-1")
+    assert refused.returncode == 2
+    assert "--repair-rounds" in refused.stderr
+
+
+def test_what_a_round_bought_is_said_also_where_it_bought_nothing():
+    from flows.repair import Look, bought, markdown
+
+    before = Look(1, False, 5, 6, 0.0612, None, 0.95, 2, "Train 2 more.")
+    after = Look(2, False, 7, 8, 0.0613, 0.07, 0.975, 0, "Train longer.")
+    assert bought(before, after) == (
+        "repair round 1 trained 2 more: look 2, members 5 → 7, ε point 6.12% → 6.13%, "
+        "upper no bound → 7.00%: FAIL"
+    )
+    assert markdown([]) == []
+    table, advice = markdown([before, after])
+    assert "| 2 | 0.975 | 8 | 7 | 6.13% | 7.00% | FAIL |" in table
+    assert advice == "Train longer."
 
 
 @pytest.mark.slow

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import polars as pl
 import pytest
 
-from palette import plan, portfolio, tables
+from palette import arrays, plan, portfolio, tables
 from palette.errors import PaletteError
 from palette.params import Params
 
@@ -61,18 +62,43 @@ def write_values(rng: np.random.Generator, chosen: dict) -> None:
             for sample, picked in enumerate(rng.choice(200, size=12, p=chance)):
                 rewards = {f"reward_{t}": r for t, r in zip(TRAITS, pool[picked], strict=True)}
                 row = {"member": member["id"], "prompt_id": prompt_id, "split": split}
-                told = {"sample": sample, "response": "", "logprob": -1.0, "logprob_base": -2.0}
-                rows.append(row | told | {"kl": kl} | rewards)
+                told = {"sample": sample, "response": "", "kl": kl, "logprob_base": -2.0}
+                rows.append(row | told | {"logprob": np.log(chance[picked] * 200) - 2.0} | rewards)
     tables.write("values", pl.DataFrame(rows))
+    write_likelihoods(rng, chosen)
+
+
+def write_likelihoods(rng: np.random.Generator, chosen: dict) -> None:
+    """The certify rollouts under the ideal policy of each member's weights."""
+    certify = tables.read("prompts").filter(split="certify")
+    rollouts = tables.read_rewards(TRAITS).join(certify, on="prompt_id", how="semi")
+    rewards = rollouts.select([f"reward_{trait}" for trait in TRAITS]).to_numpy()
+    many, frames = answers(rng, 20_000), []
+    for member in chosen["members"]:
+        weights = np.array(list(member["weights"].values())) / chosen["beta"]
+        tilt = rewards @ weights - np.log(np.exp(many @ weights).mean())
+        frame = rollouts.select("prompt_id", "sample", logprob=pl.col("logprob") + tilt)
+        frames.append(frame.with_columns(member=pl.lit(member["id"])))
+    tables.write("likelihoods", pl.concat(frames).sample(fraction=1.0, shuffle=True, seed=1))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The folder that every test starts from; planned once. Read only."""
+    folder = tmp_path_factory.mktemp("numbers")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        rng = np.random.default_rng(0)
+        write_base(rng)
+        plan.main(params_with())
+        write_values(rng, json.loads((folder / "data/plan/plan.json").read_text()))
+    return folder
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch):
+def world(built, tmp_path, monkeypatch):
+    shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    write_base(rng)
-    plan.main(params_with())
-    write_values(rng, json.loads((tmp_path / "data/plan/plan.json").read_text()))
     return tmp_path
 
 
@@ -124,6 +150,84 @@ def test_portfolio_is_complete_consistent_and_repeatable(world):
                 for name, m in kept.items()
             }
             assert worth[cell["member"]] == pytest.approx(max(worth.values()), abs=1e-7)
+
+
+def read(world) -> dict:
+    return json.loads((world / "data/portfolio/portfolio.json").read_text())
+
+
+def test_a_second_look_at_certify_pays_for_itself(world):
+    portfolio.main(params_with())
+    first = read(world)
+    assert (first["certificate"]["confidence"], first["certificate"]["looks"]) == (0.95, 1)
+    told = json.loads((world / "data/plan/plan.json").read_text())
+    tables.write_json(world / "data/plan/plan.json", told | {"looks": 3})
+    portfolio.main(params_with())
+    third = read(world)
+    assert third["certificate"]["confidence"] == pytest.approx(0.9875)
+    assert third["certificate"]["looks"] == 3
+    assert third["confidence"] == 0.95
+    assert any(said.startswith("It is look 3 ") for said in third["conditions"])
+    if third["members"] == first["members"]:
+        assert third["certificate"]["epsilon_upper"] > first["certificate"]["epsilon_upper"]
+
+
+def test_without_likelihoods_the_bases_rollouts_judge_alone(world):
+    portfolio.main(params_with())
+    together = read(world)
+    (world / "data/values/likelihoods.parquet").unlink()
+    portfolio.main(params_with())
+    alone = read(world)
+    assert alone["certificate"]["epsilon_upper"] is not None
+    assert alone["cells"] == together["cells"]
+    assert alone["adapters"]["share_mean"] != together["adapters"]["share_mean"]
+
+
+def test_one_mixture_joins_the_rollouts_and_the_answers_of_each_prompt(world):
+    on = arrays.scored(params_with(), ["certify"])
+    chosen = json.loads((world / "data/plan/plan.json").read_text())["members"]
+    base, *members = arrays.mixtures(params_with(), on, [member["id"] for member in chosen])
+    assert base is on.ideal
+    for member, ideal in zip(chosen, members, strict=True):
+        assert ideal.counts.tolist() == [24 + 12] * 16
+        assert ideal.blocks.tolist() == [12] * 16
+        assert (np.exp(ideal.log_weights) <= 1.5 + 1e-9).all()
+        # The member is the ideal policy of its weights: its weighted samples have equal scores.
+        weights = np.array([list(member["weights"].values())])
+        assert ideal.value(weights).mean() == pytest.approx(
+            on.ideal.value(weights).mean(), abs=0.03
+        )
+        assert ideal.upward(weights).std() < on.ideal.upward(weights).std()
+
+
+def test_answers_that_no_rollout_shows_are_warned_of(world):
+    portfolio.main(params_with())
+    assert not any("miss" in said and "Warning" in said for said in read(world)["conditions"])
+    values = tables.read("values")
+    told = [pl.lit(1.0).alias(f"reward_{trait}") for trait in TRAITS]
+    rare = values.with_columns(*told, logprob_base=-2.0, logprob=-0.5)
+    mode = (pl.col("split") == "certify") & (pl.col("sample") % 2 == 0)
+    keys = [c for c in values.columns if c.startswith("reward_") or c.startswith("logprob")]
+    columns = [pl.when(mode).then(rare[c]).otherwise(pl.col(c)).alias(c) for c in keys]
+    tables.write("values", values.with_columns(columns))
+    portfolio.main(params_with())
+    assert any("kinds that the base's rollouts miss" in said for said in read(world)["conditions"])
+
+
+def test_thin_samples_are_counted_and_warned_of(world):
+    portfolio.main(params_with())
+    assert 0 <= read(world)["thin"] < 0.5
+    portfolio.main(params_with(objective={"beta": 0.01}))
+    found = read(world)
+    assert found["thin"] > 0.5
+    assert any("raise rollouts.samples.certify" in said for said in found["conditions"])
+
+
+def test_likelihoods_that_lack_rollouts_are_refused(world):
+    likelihoods = tables.read("likelihoods")
+    tables.write("likelihoods", likelihoods.head(len(likelihoods) - 3))
+    with pytest.raises(PaletteError, match="does not score every rollout under"):
+        portfolio.main(params_with())
 
 
 def test_a_looser_portfolio_keeps_fewer_members(world):

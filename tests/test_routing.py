@@ -1,12 +1,15 @@
 """Routes: corners of intervals against brute force, and the table that the stage writes."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
 
 from palette import routes, tables
 from palette.core.envelope import Planes
-from palette.core.routing import interval_corners, route
+from palette.core.routing import Regrets, choose, interval_corners, regrets
+from palette.errors import PaletteError
 from palette.params import Params
 
 
@@ -27,18 +30,56 @@ def intervals(d: int, users: int, rng: np.random.Generator):
     return mean, low, mean + (1 - mean) * rng.random((users, d)) * 0.6
 
 
+def regrets_of(d: int, mean, low, high) -> Regrets:
+    return regrets(planes(d), mean, low, high, ideal)
+
+
 @pytest.mark.parametrize("d", [2, 3, 4])
-def test_worst_regret_matches_brute_force(d):
+def test_worst_regrets_match_brute_force_for_every_member(d):
     rng = np.random.default_rng(d)
     mean, low, high = intervals(d, 8, rng)
-    found = route(planes(d), mean, low, high, ideal)
+    found = regrets_of(d, mean, low, high)
     many = np.concatenate([rng.dirichlet(np.full(d, a), 100_000) for a in (0.4, 1, 5)])
+    compared = 0
     for i in range(8):
         inside = many[((many >= low[i]) & (many <= high[i])).all(1)]
-        regret = ideal(inside) - planes(d).worth(inside)[:, found.member[i]]
-        assert regret.max() <= found.worst[i] + 1e-9
+        lost = (ideal(inside)[:, None] - planes(d).worth(inside)).max(0, initial=-np.inf)
+        assert (lost <= found.worst[i] + 1e-9).all()
         if len(inside) > 3000:
-            assert regret.max() == pytest.approx(found.worst[i], abs=0.06)
+            compared += 1
+            np.testing.assert_allclose(lost, found.worst[i], atol=0.06)
+    assert compared > 1
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 4])
+def test_robust_routes_minimise_the_worst_regret_and_mean_routes_the_one_at_the_estimate(d):
+    mean, low, high = intervals(d, 40, np.random.default_rng(10 + d))
+    found, rows = regrets_of(d, mean, low, high), np.arange(40)
+    robust, plain = choose(found, "robust"), choose(found, "mean")
+    for k in range(d + 1):
+        assert (found.worst[rows, robust] <= found.worst[:, k] + 1e-9).all()
+        assert (found.at_mean[rows, plain] <= found.at_mean[:, k] + 1e-9).all()
+    np.testing.assert_array_equal(plain, planes(d).best(mean))
+    if d == 3:
+        assert (robust != plain).any()  # the two rules are not the same thing
+
+
+def test_robust_ties_go_to_the_best_at_the_mean_then_to_the_first():
+    worst = np.array([[0.3, 0.2, 0.2 + 1e-12, 0.2]] * 2)
+    at_mean = np.array([[0.0, 0.2, 0.1, 0.1], [0.0, 0.1, 0.1 + 1e-12, 0.2]])
+    assert choose(Regrets(at_mean, worst), "robust").tolist() == [2, 1]
+    assert choose(Regrets(at_mean, worst), "mean").tolist() == [0, 0]
+
+
+def test_nobody_is_moved_for_less_than_the_hysteresis():
+    worst = np.array([[0.30, 0.20, 0.25]] * 5)
+    found = Regrets(np.array([[0.1, 0.2, 0.0]] * 5), worst)
+    previous = np.array([0, 1, 2, -1, 2])
+    assert choose(found, "robust", previous, 0.06).tolist() == [1, 1, 2, 1, 2]
+    assert choose(found, "robust", previous, 0.04).tolist() == [1, 1, 1, 1, 1]
+    assert choose(found, "mean", previous, 0.15).tolist() == [0, 2, 2, 2, 2]
+    again = choose(found, "robust", choose(found, "robust", previous, 0.06), 0.06)
+    assert again.tolist() == [1, 1, 2, 1, 2]  # kept routes stay: nothing drifts
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 5, 8])
@@ -59,36 +100,54 @@ def test_the_whole_simplex_has_its_vertices_as_corners():
 
 def test_a_sure_user_loses_no_more_at_worst_than_at_the_estimate():
     mean = np.random.default_rng(0).dirichlet(np.ones(3), 5)
-    found = route(planes(3), mean, mean, mean, ideal)
-    np.testing.assert_allclose(found.worst, found.regret)
-    best = planes(3).worth(mean).max(1)
-    np.testing.assert_allclose(found.regret, ideal(mean) - best)
+    found = regrets_of(3, mean, mean, mean)
+    np.testing.assert_allclose(found.worst, found.at_mean)
+    np.testing.assert_array_equal(choose(found, "robust"), planes(3).best(mean))
 
 
 def test_equals_go_to_the_base_and_wider_intervals_never_lose_less():
     same = Planes(("base", "copy"), np.full((2, 3), 0.4), np.zeros(2))
     mean, low, high = intervals(3, 20, np.random.default_rng(4))
-    assert not route(same, mean, low, high, ideal).member.any()
-    narrow = route(planes(3), mean, low, high, ideal)
-    wide = route(planes(3), mean, low * 0.5, np.minimum(high * 1.5, 1), ideal)
+    for rule in ("robust", "mean"):
+        assert not choose(regrets(same, mean, low, high, ideal), rule).any()
+    narrow = regrets_of(3, mean, low, high)
+    wide = regrets_of(3, mean, low * 0.5, np.minimum(high * 1.5, 1))
     assert (wide.worst >= narrow.worst - 1e-12).all()
-    assert (narrow.worst >= narrow.regret).all()
+    assert (narrow.worst >= narrow.at_mean).all()
 
 
-def test_users_with_one_interval_and_blocks_change_nothing(monkeypatch):
+@pytest.mark.parametrize("at_once", [1, 3 * 4 * 4 * 3])  # a user at a time, and a few
+def test_users_with_one_interval_and_batches_change_nothing(at_once, monkeypatch):
     mean, low, high = (np.repeat(x, 5, 0) for x in intervals(3, 4, np.random.default_rng(6)))
-    whole = route(planes(3), mean, low, high, ideal)
-    monkeypatch.setattr("palette.core.routing.USERS_AT_ONCE", 3)
-    np.testing.assert_allclose(route(planes(3), mean, low, high, ideal).worst, whole.worst)
+    whole = regrets_of(3, mean, low, high)
+    monkeypatch.setattr("palette.core.routing.NUMBERS_AT_ONCE", at_once)
+    np.testing.assert_allclose(regrets_of(3, mean, low, high).worst, whole.worst)
 
 
-def test_stage_routes_each_user_by_the_select_split(tmp_path, monkeypatch):
+def test_eight_traits_are_routed():
+    mean, low, high = intervals(8, 30, np.random.default_rng(8))
+    found = regrets_of(8, mean, low, high)
+    user, points = interval_corners(low, high)
+    lost = ideal(points) - planes(8).worth(points)[:, 3]
+    assert found.worst[7, 3] == pytest.approx(lost[user == 7].max())
+
+
+def test_a_box_beside_the_simplex_by_a_float_still_has_its_mean():
+    mean = np.array([[0.3, 0.3, 0.4]])
+    found = regrets_of(3, mean, mean + 1e-7, mean + 2e-7)  # no corner: adds up to more than 1
+    np.testing.assert_allclose(found.worst, found.at_mean)
+
+
+def params_with(**routes) -> Params:
+    kinds = {"brevity": {"kind": "brevity"}, "humor": {"kind": "humor"}}
+    return Params.model_validate({"traits": kinds, "routes": {"max_regret": 0.3} | routes})
+
+
+@pytest.fixture
+def select(tmp_path, monkeypatch) -> np.ndarray:
+    """Three users and a portfolio of two; hands back the rewards of select (2, 40, 2)."""
     monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    params = Params.model_validate({
-        "traits": {"brevity": {"kind": "brevity"}, "humor": {"kind": "humor"}},
-        "routes": {"max_regret": 0.3},
-    })  # fmt: skip
+    rng, params = np.random.default_rng(0), params_with()
     splits = ["select", "select", "train"]
     prompts = [f"p{i}" for i in range(3)]
     tables.write("prompts", pl.DataFrame({
@@ -120,15 +179,75 @@ def test_stage_routes_each_user_by_the_select_split(tmp_path, monkeypatch):
     schema = ["user_id", "trait", "weight", "low", "high"]
     frame = pl.DataFrame(weights, schema=schema, orient="row").with_columns(evidence=1.0)
     tables.write("weights", frame)
+    return np.column_stack([values[:80] for values in rewards.values()]).reshape(2, 40, 2)
 
-    routes.main(params)
 
+def test_stage_routes_each_user_by_the_select_split(select):
+    routes.main(params_with(rule="mean"))
     found = tables.read("routes")
     assert found["user_id"].to_list() == ["ann", "bob", "cy"]
     assert found["member"].to_list() == ["brief", "funny", "base"]
     assert found["edit"].to_list() == ["ann", "everyone", "everyone"]
     assert found["uncertain"].to_list() == [False, True, False]
-    select = np.column_stack([values[:80] for values in rewards.values()]).reshape(2, 40, 2)
+    assert not found["moved"].any()
     w = np.array([0.95, 0.05])
     best = 0.1 * np.log(np.exp(select @ w / 0.1).mean(1)).mean()
     assert found["regret"][0] == pytest.approx(best - (w @ [0.9, 0.2] - 0.05))
+
+
+def test_who_is_uncertain_has_the_member_that_loses_least_at_worst(select):
+    routes.main(params_with(rule="mean"))
+    assert tables.read("routes")["robust"].to_list() == ["brief", "base", "base"]
+    routes.main(params_with(rule="robust"))
+    found = tables.read("routes")
+    assert found["member"].to_list() == found["robust"].to_list() == ["brief", "base", "base"]
+    bob = found.row(by_predicate=pl.col("user_id") == "bob", named=True)
+    corners = np.eye(2)
+    best = 0.1 * np.log(np.exp(select @ corners.T / 0.1).mean(1)).mean(0)
+    assert bob["worst_regret"] == pytest.approx((best - 0.5).max())
+    brief, funny = best - corners @ [0.9, 0.2] + 0.05, best - corners @ [0.2, 0.9] + 0.05
+    assert bob["worst_regret"] < min(brief.max(), funny.max())
+
+
+def keep(text: str) -> str:
+    source = Path("inputs/routes/routes.csv")
+    source.parent.mkdir(parents=True, exist_ok=True)
+    source.write_text(text)
+    return str(source)
+
+
+def test_previous_members_stay_unless_another_is_better_by_more_than_the_hysteresis(select):
+    file = keep("user_id,member\nann,brief\nbob,funny\ncy,gone\nleft,brief\n")
+    routes.main(params_with(rule="robust", previous=file, hysteresis=10))
+    found = tables.read("routes")
+    assert found["member"].to_list() == ["brief", "funny", "base"]
+    assert found["moved"].to_list() == [False, False, True]  # cy's member is gone
+    routes.main(params_with(rule="robust", previous=file, hysteresis=0))
+    found = tables.read("routes")
+    assert found["member"].to_list() == ["brief", "base", "base"]
+    assert found["moved"].to_list() == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "does not exist; `palette keep-routes`"),
+        ("user,member\nann,m\n", "is not a CSV with the columns user_id, member"),
+        ("user_id,member\nann,\n", "has an empty cell"),
+        ("user_id,member\nann,m\nann,m\n", "has user 'ann' twice"),
+        ("", "is not a CSV"),
+    ],
+)
+def test_a_bad_file_of_previous_routes_is_refused_in_one_sentence(
+    text, said, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    file = "inputs/routes/routes.csv" if text is None else keep(text)
+    with pytest.raises(PaletteError, match=said):
+        routes.read_previous(file)
+
+
+def test_numbers_as_user_ids_stay_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert routes.read_previous(keep("user_id,member\n007,m0\n")) == {"007": "m0"}
+    assert routes.read_previous(None) == {}

@@ -56,6 +56,7 @@ def test_scores_are_those_of_a_sum_by_hand(architecture):
     np.testing.assert_allclose(found.logprob_reference, exact[:, 2], atol=1e-4, rtol=1e-5)
     np.testing.assert_allclose(found.logprob, answers.logprobs, atol=1e-3)
     assert (found.kl > 1e-3).all()
+    assert scoring.logprobs(policy, prompts, answers.tokens).tolist() == found.logprob.tolist()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import gcd
 
 import numpy as np
 import polars as pl
 
 from palette import tables
 from palette.core.ideal import Ideal
+from palette.core.mixture import mixture
 from palette.errors import PaletteError
 from palette.params import Params
 
@@ -20,6 +22,8 @@ class Scored:
     """prompt_id, prompt, topic, split"""
     ideal: Ideal
     """f* from these rollouts, one row per prompt"""
+    logprobs: np.ndarray
+    """(prompts, samples): of these rollouts under the base, nats; 0 where there is no sample"""
 
     @property
     def topics(self) -> np.ndarray:
@@ -52,11 +56,13 @@ def scored(params: Params, splits: Sequence[str]) -> Scored:
     longest = max(len(part) for part in parts.values())
     values = np.zeros((len(prompts), longest, len(names)))
     log_weights = np.full((len(prompts), longest), -np.inf)
+    logprobs = np.zeros((len(prompts), longest))
     for row, key in enumerate(prompts["prompt_id"]):
         part = parts[key]
         values[row, : len(part)] = part.select(names).to_numpy()
         log_weights[row, : len(part)] = 0
-    return Scored(prompts, Ideal(values, params.objective.beta, log_weights))
+        logprobs[row, : len(part)] = part["logprob"]
+    return Scored(prompts, Ideal(values, params.objective.beta, log_weights), logprobs)
 
 
 @dataclass(frozen=True)
@@ -92,3 +98,45 @@ def worths(params: Params, on: Scored, members: Sequence[str]) -> Worths:
         values.append(rows.select(names).to_numpy())
         costs.append(params.objective.beta * rows["kl"].to_numpy())
     return Worths(("base", *members), np.array(values), np.array(costs))
+
+
+def mixtures(params: Params, on: Scored, members: Sequence[str]) -> tuple[Ideal, ...]:
+    """What to judge the base, then each member by: f* from the base's rollouts and its answers.
+
+    The base's rollouts alone serve where data/values/likelihoods.parquet does not exist, and where
+    the numbers of rollouts and answers have no common divisor (`core/mixture.py` needs like blocks).
+
+    Raises:
+        PaletteError: the tables lack rows, or do not belong together.
+    """
+    path, count = tables.path("likelihoods"), len(on.prompts)
+    alone = (on.ideal,) * (1 + len(members))
+    if not members or not path.exists():
+        return alone
+    names = [f"reward_{trait}" for trait in params.traits]
+    order = on.prompts.select("prompt_id").with_row_index()
+    likelihoods, answers = (
+        table.join(order, on="prompt_id").sort("index", "sample")
+        for table in (tables.read("likelihoods"), tables.read("values"))
+    )
+    rollouts = on.ideal.rewards.shape[1]
+    made = [on.ideal]
+    for member in members:
+        scored, own = likelihoods.filter(member=member), answers.filter(member=member)
+        sizes = own.group_by("index").len()["len"].unique()
+        whole = len(scored) == on.ideal.counts.sum() == count * rollouts and len(sizes) == 1
+        if not whole or scored["logprob"].is_null().any() or scored["logprob"].is_nan().any():
+            raise PaletteError(
+                f"{path} does not score every rollout under '{member}'; run `dvc repro` again"
+            )
+        if gcd(rollouts, sizes.item()) < 2:
+            return alone
+        rewards = own.select(names).to_numpy().reshape(count, -1, len(names))
+        likely, at_base, at_member = (
+            column.to_numpy().reshape(count, -1)
+            for column in (scored["logprob"], own["logprob_base"], own["logprob"])
+        )
+        under_base, under_member = (on.logprobs, at_base), (likely, at_member)
+        both = (on.ideal.rewards, rewards)
+        made.append(mixture(both, under_base, under_member, on.ideal.beta))
+    return tuple(made)

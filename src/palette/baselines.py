@@ -23,22 +23,25 @@ def main(params: Params) -> None:
     prompts = tables.read("prompts").filter(pl.col("split") == "test")
     directions = subspaces.read()
     users = tables.read("users")["user_id"].to_list()
-    frames = [
-        _method(params, "prompt", prompting(users), prompts, directions),
-        _method(params, "edit", edits(users, directions.groups), prompts, directions),
-        _method(
-            params, "edit_random", edits(users, directions.groups), prompts,
-            directions.random(params.baselines.seed),
-        ),
-        _method(params, "soup", soups(params, users), prompts, directions),
-        _method(params, "per_user", own_adapters(params, users), prompts, directions),
-    ]  # fmt: skip
-    edited = frames[1]
-    other = someone_else(edits(users, directions.groups), params.baselines.seed)
-    values = edited.select("policy", "prompt_id", "kl", *_rewards(params)).unique(
-        ["policy", "prompt_id"], maintain_order=True
-    )
-    frames.append(policies.assign(other, values, "edit_other"))
+    edited = edits(users, directions.groups)
+    chosen = {
+        "prompt": prompting(users),
+        "edit": edited,
+        "edit_random": edited,
+        **trained(params, users),
+    }
+    of_method = {"edit_random": directions.random(params.baselines.seed)}
+    answers = {
+        method: policies.worth(
+            params, of_user.values(), prompts, of_method.get(method, directions),
+            f"baseline: {method}",
+        )
+        for method, of_user in chosen.items()
+    }  # fmt: skip
+    frames = [policies.assign(chosen[method], answers[method], method) for method in chosen]
+    # Another user's edit is some user's own: its answers are there already.
+    other = someone_else(edited, params.baselines.seed)
+    frames.append(policies.assign(other, answers["edit"], "edit_other"))
     tables.write("baselines", pl.concat(frames, how="diagonal"))
 
 
@@ -66,32 +69,41 @@ def someone_else(chosen: dict[str, Policy], seed: int) -> dict[str, Policy]:
     return result
 
 
-def soups(params: Params, users: list[str]) -> dict[str, Policy]:
-    """User → the interpolation of one adapter per trait at the user's estimated weights."""
-    names = params.trait_names
+def trained(params: Params, users: list[str]) -> dict[str, dict[str, Policy]]:
+    """The two methods that train, all their adapters together: `soup` and `per_user`."""
+    names, weights = params.trait_names, estimated(params.trait_names)
     corners = {name: {other: float(other == name) for other in names} for name in names}
-    folders = _train(params, corners, "training one adapter per trait")
-    mixed = {}
-    for user, weights in estimated(names).items():
-        tenths = round_to_sum(np.array(weights) * TENTHS, TENTHS)
-        parts = zip(names, tenths, strict=True)
-        mixed[user] = Policy(tuple((folders[name], n / TENTHS) for name, n in parts if n > 0))
-    return {user: mixed[user] for user in users}
+    few = own_adapters(params, users, weights)
+    folders = {}
+    wanted = corners | {f"user-{user}": own for user, own in few.items()}
+    for name, files in members.train(params, wanted, "training baselines' adapters").items():
+        members.write(files, FOLDER / name)
+        folders[name] = str(FOLDER / name)
+    return {
+        "soup": {user: soup(names, weights[user], folders) for user in users},
+        "per_user": {user: Policy(((folders[f"user-{user}"], 1.0),)) for user in few},
+    }
 
 
-def own_adapters(params: Params, users: list[str]) -> dict[str, Policy]:
-    """A few users, each → an adapter trained for the weights estimated from their history."""
+def soup(names: list[str], weights: list[float], folders: dict[str, str]) -> Policy:
+    """The interpolation of one adapter per trait at a user's estimated weights."""
+    tenths = round_to_sum(np.array(weights) * TENTHS, TENTHS)
+    parts = zip(names, tenths, strict=True)
+    return Policy(tuple((folders[name], n / TENTHS) for name, n in parts if n > 0))
+
+
+def own_adapters(
+    params: Params, users: list[str], weights: dict[str, list[float]]
+) -> dict[str, dict[str, float]]:
+    """A few users with a history → trait → weight, in hundredths, of an adapter of their own."""
     rows = dict(tables.read("users").select("user_id", "rows").rows())
-    weights = estimated(params.trait_names)
     known = [user for user in users if rows[user] > 0]
     step = max(1, len(known) // max(1, params.baselines.per_user))
-    few = known[::step][: params.baselines.per_user]
     wanted = {}
-    for user in few:
+    for user in known[::step][: params.baselines.per_user]:
         percent = round_to_sum(np.array(weights[user]) * 100, 100) / 100
-        wanted[f"user-{user}"] = dict(zip(params.trait_names, percent.tolist(), strict=True))
-    folders = _train(params, wanted, "training an adapter for a few users")
-    return {user: Policy(((folders[f"user-{user}"], 1.0),)) for user in few}
+        wanted[user] = dict(zip(params.trait_names, percent.tolist(), strict=True))
+    return wanted
 
 
 def estimated(names: list[str]) -> dict[str, list[float]]:
@@ -106,21 +118,6 @@ def round_to_sum(parts: np.ndarray, total: int) -> np.ndarray:
     rest = np.argsort(whole - parts, kind="stable")[: round(total - whole.sum())]
     whole[rest] += 1
     return whole
-
-
-def _train(params: Params, wanted: dict[str, dict[str, float]], words: str) -> dict[str, str]:
-    for name, files in members.train(params, wanted, words).items():
-        members.write(files, FOLDER / name)
-    return {name: str(FOLDER / name) for name in wanted}
-
-
-def _method(params, name, chosen, prompts, directions) -> pl.DataFrame:
-    values = policies.worth(params, chosen.values(), prompts, directions, f"baseline: {name}")
-    return policies.assign(chosen, values, name)
-
-
-def _rewards(params: Params) -> list[str]:
-    return [f"reward_{trait}" for trait in params.trait_names]
 
 
 if __name__ == "__main__":

@@ -106,7 +106,10 @@ def show(user: Annotated[str, typer.Argument(help="a user_id, such as u0007")]) 
             f"{'route':12} member {route['member']}, edit {route['edit']}, regret "
             f"{route['regret']:.3f}, at worst {route['worst_regret']:.3f}"
             + (" (uncertain)" if route["uncertain"] else "")
+            + (" (moved)" if route["moved"] else "")
         )
+        if route["robust"] != route["member"]:
+            print(f"{'':12} {route['robust']} would lose least at worst within the interval")
     for insight in mine["insights"]:
         if insight["kind"] == "personal":
             print(f"{'insight':12} {insight['insight']}")

@@ -9,7 +9,7 @@ the estimated ones judge.
 import numpy as np
 import polars as pl
 
-from palette import arrays, baselines, policies, stage, subspaces, tables
+from palette import arrays, baselines, policies, stage, subspaces, tables, utilities
 from palette.adapters import ADAPTERS
 from palette.core.envelope import Planes
 from palette.params import Params
@@ -18,14 +18,16 @@ from palette.policies import Policy
 
 def main(params: Params) -> None:
     test = arrays.scored(params, ["test"])
-    users = judges(params)
+    users, planes, routed = judges(params), members_on(params, test), routes()
     frames = [
-        from_planes(params, test, users),
+        from_planes(params, planes, users, routed),
         from_answers(params, tables.read("baselines"), test, users),
         from_answers(params, edited_portfolio(params, test.prompts), test, users),
         ideal(params, test, users),
     ]
     tables.write("evaluation", compare(params, pl.concat(frames, how="diagonal"), test, users))
+    chosen = [routed[user] for user in users["user_id"]]
+    tables.write("utilities", utilities.compare(users, _weights(params, users), chosen, planes))
 
 
 def judges(params: Params) -> pl.DataFrame:
@@ -50,29 +52,45 @@ def judges(params: Params) -> pl.DataFrame:
     )
 
 
-def from_planes(params: Params, test: arrays.Scored, users: pl.DataFrame) -> pl.DataFrame:
-    """The unedited policies: base, the best single member for all, and the portfolio."""
+def members_on(params: Params, split: arrays.Scored) -> Planes:
+    """The base and the portfolio's members, as one split's prompts have them."""
     portfolio = tables.read_json(tables.DATA / "portfolio" / "portfolio.json")
-    routes = dict(tables.read("routes").select("user_id", "member").rows())
     names = [member["id"] for member in portfolio["members"]]
-    on_test = _planes(arrays.worths(params, test, names))
-    single = best_for_all(params, names)
+    worths = arrays.worths(params, split, names)
+    return Planes(worths.names, worths.values.mean(axis=1), worths.costs.mean(axis=1))
+
+
+def routes(column: str = "member") -> dict[str, str]:
+    """User → member, by the rule asked for; or by the rule `robust`, whatever was asked for."""
+    return dict(tables.read("routes").select("user_id", column).rows())
+
+
+def from_planes(
+    params: Params, planes: Planes, users: pl.DataFrame, routed: dict[str, str]
+) -> pl.DataFrame:
+    """The unedited policies: base, the best single member for all, and the portfolio.
+
+    The portfolio twice: as routed, and routed by the least worst regret within intervals.
+    """
+    robust = routes("robust")
+    single = best_for_all(params)
     chosen = {
         "base": ["base"] * len(users),
         "single": [single] * len(users),
-        "portfolio": [routes[user] for user in users["user_id"]],
+        "portfolio": [routed[user] for user in users["user_id"]],
+        "portfolio_robust": [robust[user] for user in users["user_id"]],
     }
     frames = []
     for method, members in chosen.items():
-        rows = [on_test.names.index(member) for member in members]
-        kl = on_test.costs[rows] / params.objective.beta
-        frames.append(_rows(params, method, users, on_test.values[rows], kl))
+        rows = [planes.names.index(member) for member in members]
+        kl = planes.costs[rows] / params.objective.beta
+        frames.append(_rows(params, method, users, planes.values[rows], kl))
     return pl.concat(frames)
 
 
-def best_for_all(params: Params, names: list[str]) -> str:
+def best_for_all(params: Params) -> str:
     """The one policy with the best mean objective over seen users' estimated weights, on select."""
-    planes = _planes(arrays.worths(params, arrays.scored(params, ["select"]), names))
+    planes = members_on(params, arrays.scored(params, ["select"]))
     seen = set(tables.read("users").filter(pl.col("cohort") == "seen")["user_id"])
     weights = [w for user, w in baselines.estimated(params.trait_names).items() if user in seen]
     return planes.names[int(planes.worth(np.array(weights)).mean(axis=0).argmax())]
@@ -143,10 +161,6 @@ def _rows(params, method, users, values, kl) -> pl.DataFrame:
     columns = {f"reward_{name}": values[:, i] for i, name in enumerate(params.trait_names)}
     frame = pl.DataFrame({"user_id": users["user_id"], "kl": kl, **columns})
     return frame.with_columns(method=pl.lit(method))
-
-
-def _planes(worths: arrays.Worths) -> Planes:
-    return Planes(worths.names, worths.values.mean(axis=1), worths.costs.mean(axis=1))
 
 
 def _weights(params: Params, users: pl.DataFrame) -> np.ndarray:

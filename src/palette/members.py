@@ -9,7 +9,7 @@ import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,11 @@ class Rollouts:
     """per prompt, token ids of every rollout"""
     rewards: np.ndarray
     """(prompts, samples, traits)"""
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of what was asked and answered."""
+        return hashlib.sha256(repr((self.questions, self.answers)).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -97,10 +102,9 @@ def adapter_key(params: Params, rollouts: Rollouts, weights: Mapping[str, float]
             made_of[trait] = (weights[trait], scored, params.traits[trait].model_dump())
     if not params.adapters.rloo_steps:  # the reward's parameters are met only while sampling
         made_of = {trait: made[:2] for trait, made in made_of.items()}
-    data = hashlib.sha256(repr((rollouts.questions, rollouts.answers)).encode()).hexdigest()
     settings = [_settings(params), params.objective.beta]
     # The order of the traits is no part of what an adapter is.
-    return key("adapter", base, data, sorted(made_of.items()), settings)
+    return key("adapter", base, rollouts.digest, sorted(made_of.items()), settings)
 
 
 def _settings(params: Params) -> dict[str, float]:

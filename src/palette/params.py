@@ -148,8 +148,8 @@ class Portfolio(Section):
 
 
 class Routes(Section):
-    rule: Literal["robust", "mean"] = Field(
-        "robust", description="least worst regret over the user's interval, or best at the mean"
+    rule: Literal["mean", "robust"] = Field(
+        "mean", description="best at the mean, or least worst regret over the user's interval"
     )
     previous: str | None = Field(None, description="CSV of earlier routes, kept where they do")
     hysteresis: float = Field(

@@ -3,56 +3,92 @@
 python -m palette.plan        # rewards of train and select → data/plan/plan.json
 """
 
+import sys
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
-from palette import arrays, stage, tables
-from palette.core import planning
-from palette.core.moving import Setting, hundredths
+from palette import arrays, pinned, stage, tables
+from palette.core.moving import Setting
+from palette.core.palm import allowance, palm_bound
+from palette.core.planning import Plan
 from palette.core.region import Region
-from palette.errors import PaletteError
+from palette.core.strategies import Asked, choose
 from palette.params import Params
 
 PLAN = Path("plan/plan.json")
+MANY = 200  # trainings above which the plan is warned of
 
 
 def main(params: Params) -> None:
     rollouts = arrays.scored(params, ["train", "select"])
     setting = Setting(rollouts.ideal.condensed(), Region(tuple(params.floor)))
-    pinned = read_pinned(params)
-    plan = choose(params, setting, pinned)
-    tables.write_json(tables.DATA / PLAN, describe(params, plan))
+    weights, rounds = read_pinned(params)
+    plan = choose(setting, asked(params, weights))
+    bound = palm_bound(
+        setting.region.d, *allowance(setting, params.plan.epsilon, params.portfolio.delta)
+    )
+    warn(len(plan.weights))
+    tables.write_json(tables.DATA / PLAN, describe(params, plan, rounds, bound))
 
 
-def choose(params: Params, setting: Setting, pinned: np.ndarray) -> planning.Plan:
-    """The plan by the strategy that params names."""
-    if params.plan.strategy == "lazy":
-        return planning.lazy(setting, params.plan.epsilon, pinned)
-    return planning.minimal(setting, params.plan.epsilon, pinned, params.plan.lattice)
+def asked(params: Params, weights: np.ndarray) -> Asked:
+    """What params ask of the plan, beside the pinned weights (K, d)."""
+    plan = params.plan
+    return Asked(
+        plan.strategy,
+        plan.epsilon,
+        weights,
+        max_members=plan.max_members,
+        lattice=plan.lattice,
+        delta=params.portfolio.delta,
+        seed=plan.seed,
+    )
 
 
-def describe(params: Params, plan: planning.Plan) -> dict:
-    """The content of plan.json."""
+def warn(trainings: int) -> None:
+    """A plan of an absurd size is still a plan, but not one to be trained unawares."""
+    if trainings > MANY:
+        print(
+            f"palette: the plan needs {trainings} trainings; plan.strategy minimal needs the "
+            "fewest, and plan.max_members sets a budget",
+            file=sys.stderr,
+        )
+
+
+def describe(params: Params, plan: Plan, rounds: np.ndarray, bound: float) -> dict:
+    """The content of plan.json.
+
+    Args:
+        rounds: (pinned,) which repair asked for each of the pinned weights; others belong to the
+            last one.
+        bound: PALM's on the number of trainings.
+    """
     traits = params.trait_names
+    last = int(rounds.max(initial=0))
+    rounds = np.r_[rounds, np.full(len(plan.weights) - len(rounds), last)]
     members = [
         {
             "id": member_id(traits, weights),
             "weights": dict(zip(traits, map(float, weights), strict=True)),
-            "pinned": bool(pinned),
+            "pinned": bool(fixed),
+            "round": int(repair),
         }
-        for weights, pinned in zip(plan.weights, plan.pinned, strict=True)
+        for weights, fixed, repair in zip(plan.weights, plan.pinned, rounds, strict=True)
     ]
     return {
         "epsilon": params.plan.epsilon,
         "strategy": params.plan.strategy,
+        "max_members": params.plan.max_members,
         "beta": params.objective.beta,
         "traits": traits,
         "floor": dict(zip(traits, params.floor, strict=True)),
+        "looks": 1 + last,
         "trainings": len(members),
         "lower_bound": plan.lower_bound,
-        "reached": plan.reached,
+        "palm_bound": bound if isfinite(bound) else None,
+        "reached": plan.reached if isfinite(plan.reached) else None,
         "members": members,
     }
 
@@ -63,41 +99,11 @@ def member_id(traits: list[str], weights: np.ndarray) -> str:
     return "-".join(f"{t}{p}" for t, p in zip(traits, percents, strict=True) if p)
 
 
-def read_pinned(params: Params) -> np.ndarray:
-    """(K, d): the weights of the file that plan.pinned names, each once; (0, d) if it names none.
-
-    Raises:
-        PaletteError: the file is missing, is not a table of the traits' weights, or a row's
-            weights are not hundredths that add up to 1.
-    """
-    traits = params.trait_names
+def read_pinned(params: Params) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (K, d) and rounds (K,) of the file that plan.pinned names; none if it names none."""
     if params.plan.pinned is None:
-        return np.empty((0, len(traits)))
-    source = Path(params.plan.pinned)
-    if not source.exists():
-        raise PaletteError(f"plan.pinned names '{source}', which does not exist")
-    try:
-        frame = pl.read_csv(source)
-    except pl.exceptions.PolarsError:
-        raise PaletteError(f"{source} is not a CSV with the columns {', '.join(traits)}") from None
-    if sorted(frame.columns) != sorted(traits):
-        raise PaletteError(
-            f"{source} has the columns {', '.join(frame.columns)}, but must have one per trait: "
-            f"{', '.join(traits)}"
-        )
-    frame = frame.select(pl.col(traits).cast(pl.Float64, strict=False))
-    weights = frame.fill_null(float("nan")).to_numpy()
-    for line, row in enumerate(weights, start=2):
-        if not (row >= 0).all() or abs(row.sum() - 1) > 1e-6:
-            raise PaletteError(
-                f"line {line} of {source} must hold weights of at least 0 that add up to 1"
-            )
-        if np.abs(row - hundredths(row[None])[0]).max() > 1e-6:
-            raise PaletteError(
-                f"line {line} of {source} is finer than hundredths; "
-                "give weights of two decimals that add up to 1"
-            )
-    return planning.distinct(np.empty((0, len(traits))), hundredths(weights))
+        return np.empty((0, len(params.trait_names))), np.empty(0, dtype=int)
+    return pinned.read(Path(params.plan.pinned), params.trait_names)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 
 import numpy as np
@@ -90,19 +90,14 @@ def _answer(
     adapters = {Path(folder): weight for folder, weight in policies[0].adapters}
     lm = with_adapters(base, adapters) if adapters else base
     samples, limit = params.baselines.samples, params.rollouts.max_new_tokens
-    rows = [
-        (policy, row["prompt_id"], row["prompt"])
-        for policy in policies
-        for row in prompts.iter_rows(named=True)
-        for _ in range(samples)
-    ]
-    plain = [templates.encode(base.tokenizer, templates.question(text)) for _, _, text in rows]
-    asked = [
-        templates.encode(base.tokenizer, templates.personal_answer(text, policy.insight))
-        if policy.insight
-        else ids
-        for (policy, _, text), ids in zip(rows, plain, strict=True)
-    ]
+    rows, asked, plain = [], [], []
+    for policy, row in product(policies, prompts.iter_rows(named=True)):
+        text = row["prompt"]
+        question = templates.encode(base.tokenizer, templates.question(text))
+        told = templates.personal_answer(text, policy.insight) if policy.insight else None
+        rows += [(policy, row["prompt_id"], text)] * samples
+        plain += [question] * samples
+        asked += [templates.encode(base.tokenizer, told) if told else question] * samples
     # The same numbers for every policy: differences between methods are then paired.
     numbers = np.concatenate([
         row_uniforms(samples, limit, "policies", params.baselines.seed, prompt)

@@ -22,7 +22,7 @@ def main(params: Params) -> None:
     texts = {
         "portfolio.csv": members.as_csv(policies),
         "samples.md": samples.markdown(run),
-        "simplex.svg": pictures.both,
+        "simplex.svg": pictures.maps,
         "methods.svg": pictures.methods,
         "index.html": page.render(run, metrics, policies, pictures),
     }

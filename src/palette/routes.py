@@ -3,6 +3,7 @@
 python -m palette.routes
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import polars as pl
 from palette import stage, tables
 from palette.arrays import scored
 from palette.core.envelope import Planes
-from palette.core.routing import Routes, route
+from palette.core.routing import Regrets, choose, regrets
+from palette.errors import PaletteError
 from palette.params import Params
 
 
@@ -19,9 +21,14 @@ def main(params: Params) -> None:
     users, (mean, low, high) = estimates(params.trait_names)
     planes = read_planes(tables.read_json(tables.DATA / "portfolio" / "portfolio.json"), params)
     groups = tables.read_json(tables.DATA / "subspaces" / "layers.json")["groups"]
-    ideal = scored(params, ["select"]).ideal
-    routes = route(planes, mean, low, high, lambda weights: ideal.value(weights).mean(axis=1))
-    tables.write("routes", as_table(users, planes, routes, groups, params.routes.max_regret))
+    ideal = scored(params, ["select"]).ideal.condensed()
+    found = regrets(planes, mean, low, high, lambda weights: ideal.value(weights).mean(axis=1))
+    before = read_previous(params.routes.previous)
+    places = {name: place for place, name in enumerate(planes.names)}
+    previous = np.array([places.get(before.get(user), -1) for user in users], dtype=int)
+    member = choose(found, params.routes.rule, previous, params.routes.hysteresis)
+    routes = as_table(users, planes, found, member, groups, params.routes.max_regret)
+    tables.write("routes", with_moves(routes, before))
 
 
 def estimates(names: list[str]) -> tuple[list[str], list[np.ndarray]]:
@@ -40,19 +47,63 @@ def read_planes(portfolio: dict[str, Any], params: Params) -> Planes:
     return Planes(names, np.array(values), np.array([policy["cost"] for policy in policies]))
 
 
+def read_previous(file: str | None) -> dict[str, str]:
+    """User → member, from the file that routes.previous names; empty if it names none.
+
+    Raises:
+        PaletteError: the file is missing, lacks a column or an entry, or has a user twice.
+    """
+    if file is None:
+        return {}
+    source = Path(file)
+    if not source.exists():
+        raise PaletteError(
+            f"routes.previous names '{source}', which does not exist; `palette keep-routes` "
+            "writes inputs/routes/routes.csv"
+        )
+    try:
+        frame = pl.read_csv(source, infer_schema=False).select("user_id", "member")
+    except pl.exceptions.PolarsError:
+        raise PaletteError(f"{source} is not a CSV with the columns user_id, member") from None
+    if frame.null_count().sum_horizontal().item():
+        raise PaletteError(f"{source} has an empty cell; give every row a user_id and a member")
+    twice = frame.filter(pl.col("user_id").is_duplicated())
+    if len(twice):
+        raise PaletteError(f"{source} has user '{twice['user_id'][0]}' twice; keep one row")
+    return dict(frame.rows())
+
+
 def as_table(
-    users: list[str], planes: Planes, routes: Routes, groups: list[str], max_regret: float
+    users: list[str],
+    planes: Planes,
+    found: Regrets,
+    member: np.ndarray,
+    groups: list[str],
+    max_regret: float,
 ) -> pl.DataFrame:
-    """The table `routes`; users without directions of their own have those of the first group."""
+    """The table `routes` but for its column `moved`; users without directions of their own have
+    those of the first group."""
     everyone, *own = groups
     named = set(own)
+    rows = np.arange(len(users))
+    worst = found.worst[rows, member]
+    robust = choose(found, "robust")
     return pl.DataFrame({
         "user_id": users,
-        "member": [planes.names[member] for member in routes.member],
+        "member": [planes.names[place] for place in member],
         "edit": [user if user in named else everyone for user in users],
-        "regret": routes.regret, "worst_regret": routes.worst,
-        "uncertain": routes.worst > max_regret,
+        "regret": found.at_mean[rows, member], "worst_regret": worst,
+        "uncertain": worst > max_regret,
+        "robust": [planes.names[place] for place in robust],
     })  # fmt: skip
+
+
+def with_moves(routes: pl.DataFrame, before: dict[str, str]) -> pl.DataFrame:
+    """`moved`: another member served the user before, be it that the portfolio no longer has it."""
+    moved = [
+        before.get(user, now) != now for user, now in routes.select("user_id", "member").rows()
+    ]
+    return routes.with_columns(moved=pl.Series(moved, dtype=pl.Boolean))
 
 
 if __name__ == "__main__":

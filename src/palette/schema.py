@@ -172,6 +172,7 @@ TABLES = {
             "worst_regret": (F, "the largest regret over the corners of the user's interval"),
             "uncertain": (B, "worst_regret is above routes.max_regret"),
             "moved": (B, "routes.previous names another member for this user"),
+            "robust": (S, "member whose worst regret within the user's interval is least"),
         },
     ),
     "baselines": Table(

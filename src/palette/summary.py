@@ -12,10 +12,21 @@ METHODS = (
     "soup",
     "per_user",
     "portfolio",
+    "portfolio_robust",
     "portfolio_edit",
     "ideal",
 )
 """In the order of a reader's questions: without training, with it, what we hand over, the limit."""
+
+
+UTILITIES = {
+    "linear": "the weighted mean itself",
+    "p0.5": "a power mean of p = 0.5",
+    "p0": "a geometric mean",
+    "p-1": "a harmonic mean",
+    "worst": "the worst trait alone",
+}
+"""What a user's utility may be, from the linear model that routes to what is farthest from it."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +48,15 @@ def methods(metrics: dict[str, float]) -> list[Method]:
 
 
 def headline(metrics: dict[str, float]) -> list[tuple[str, str]]:
-    """(label, value): how many members, and the certificate."""
+    """(label, value): how many members, the certificate, and what the users who exist lose."""
     passed = metrics["certificate.passed"] == 1
     upper, point = metrics["certificate.epsilon.upper"], metrics["certificate.epsilon.point"]
-    return [
+    lines = [
         (
             "members",
             f"{metrics['portfolio.size']:.0f} adapters beside the base "
             f"({metrics['plan.trainings']:.0f} planned, at least "
-            f"{metrics['plan.lower_bound']:.0f} needed)",
+            f"{metrics['plan.lower_bound']:.0f} needed{_palm(metrics)})",
         ),
         (
             "ε asked",
@@ -54,9 +65,37 @@ def headline(metrics: dict[str, float]) -> list[tuple[str, str]]:
         ),
         (
             "ε certified",
-            f"{_bound(upper)} (point estimate {_bound(point)}): {'PASS' if passed else 'FAIL'}",
+            f"{_bound(upper)} (point estimate {_bound(point)}): {'PASS' if passed else 'FAIL'}"
+            + _look(metrics),
         ),
     ]
+    if metrics.get("routes.regret.mean") is not None:
+        lines.append(("users", _users(metrics)))
+    if said := warning(metrics):
+        lines.append(("warning", said))
+    return lines
+
+
+def strained(metrics: dict[str, float]) -> list[str]:
+    """The utilities under which the routed members lose more than the ε asked, on average.
+
+    The loss is a part of what the portfolio's best member would be worth to the user. That of the
+    linear model itself comes of weights that are not known exactly.
+    """
+    asked = metrics["certificate.epsilon.requested"]
+    return [name for name in UTILITIES if (metrics.get(f"utility.{name}.loss.mean") or 0.0) > asked]
+
+
+def warning(metrics: dict[str, float]) -> str | None:
+    """What to beware of where utilities are not linear; None where routing does well under all."""
+    if not (names := strained(metrics)):
+        return None
+    lost = [f"{UTILITIES[name]} ({metrics[f'utility.{name}.loss.mean']:.1%})" for name in names]
+    return (
+        "routing by a weighted mean of the traits loses more than the "
+        f"{metrics['certificate.epsilon.requested']:.1%} asked, on average over users, where "
+        f"utility is {', '.join(lost)}"
+    )
 
 
 def markdown(metrics: dict[str, float]) -> str:
@@ -68,6 +107,31 @@ def markdown(metrics: dict[str, float]) -> str:
         *(f"| {line.name} | {line.objective} | {line.share} |" for line in methods(metrics)),
     ]
     return "\n".join([*head, "", *table])
+
+
+def _palm(metrics: dict[str, float]) -> str:
+    """PALM's bound on the size, beside the size found."""
+    bound = metrics.get("plan.palm_bound")
+    return "" if bound is None else f"; PALM's bound is {bound:,.0f}"
+
+
+def _look(metrics: dict[str, float]) -> str:
+    """Which look at certify this is, where it is not the first."""
+    looks = metrics.get("certificate.looks", 1)
+    if looks == 1:
+        return ""
+    return f", look {looks:.0f} at certify, confidence {metrics['certificate.confidence']:g}"
+
+
+def _users(metrics: dict[str, float]) -> str:
+    """Regrets of all users at their estimated weights, and how many were moved."""
+    moved = metrics["routes.moved"]
+    return (
+        f"regret {metrics['routes.regret.mean']:.3f} on average, "
+        f"{metrics['routes.regret.p95']:.3f} or less for 95%, "
+        f"{metrics['routes.regret.worst']:.3f} at worst"
+        + (f"; {moved:.0f} of {metrics['users.total']:.0f} moved" if moved else "")
+    )
 
 
 def _bound(epsilon: float | None) -> str:

@@ -2,11 +2,13 @@
 
     python -m palette.values
 
-Each answer carries its rewards and its KL to the base; an answer of a member that has not changed is
-taken from the store.
+Each answer carries its rewards and its KL to the base. The base's certify rollouts are scored under
+every member too, so that the verdict may join both samples. What a member that has not changed
+answered and scored is taken from the store.
 """
 
 import io
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -18,38 +20,67 @@ from palette.fanout import fan_out
 from palette.lm import templates
 from palette.lm.generation import generate, row_uniforms
 from palette.lm.models import cached_base, digest, load_base, with_adapters
-from palette.lm.scoring import score
+from palette.lm.scoring import logprobs, score
 from palette.params import Params
 from palette.store import Store, key
 
-ANSWERS = "answers.parquet"
+FILE = "answers.parquet"
 
 
 def main(params: Params) -> None:
     plan = tables.read_json(tables.DATA / "plan" / "plan.json")
     prompts = tables.read("prompts").filter(pl.col("split") != "train")
     names = [member["id"] for member in plan["members"]]
-    answers = pl.concat(_answers(params, names, prompts)) if names else tables.empty("values")
+    tables.write("values", _scored(params, _answers(params, names, prompts), prompts))
+    tables.write("likelihoods", _likelihoods(params, names, prompts.filter(split="certify")))
+
+
+def _scored(params: Params, answers: pl.DataFrame, prompts: pl.DataFrame) -> pl.DataFrame:
+    """Answers with one column `reward_TRAIT` per trait."""
     rows = answers.join(prompts, on="prompt_id", how="left", maintain_order="left")
     rewards = traits.score(params.traits, rows["prompt"].to_list(), rows["response"].to_list())
     columns = {f"reward_{t}": rewards[:, i] for i, t in enumerate(params.trait_names)}
-    tables.write("values", rows.with_columns(**columns))
+    return rows.with_columns(**columns)
 
 
-def _answers(params: Params, names: list[str], prompts: pl.DataFrame) -> list[pl.DataFrame]:
-    """The answers of each member, sampled where the store does not have them."""
-    store, base = Store(params.runtime.store), load_base("cpu").digest
+def _answers(params: Params, names: list[str], prompts: pl.DataFrame) -> pl.DataFrame:
+    """The answers of each member to the prompts of select, certify and test."""
     settings = [params.values.model_dump(), params.rollouts.max_new_tokens]
     asked = prompts.select("prompt_id", "prompt", "split").rows()
-    keys = {name: key("values", base, digest(ADAPTERS / name), settings, asked) for name in names}
-    missing = [name for name in names if not store.has(keys[name])]
     work = partial(_answer, params=params, prompts=prompts)
-    for name, frame in fan_out(work, missing, params.runtime, "values of members"):
+    made = _stored(params, names, work, ("values", settings, asked), "values of members")
+    return pl.concat([tables.empty("values"), *made], how="diagonal")
+
+
+def _likelihoods(params: Params, names: list[str], prompts: pl.DataFrame) -> pl.DataFrame:
+    """The base's rollouts for the certify prompts, scored under each member."""
+    rollouts = tables.read("rollouts").join(prompts, on="prompt_id", maintain_order="left")
+    asked = rollouts.select("prompt_id", "prompt", "sample", "tokens")
+    work = partial(_likelihood, params=params, rollouts=asked)
+    source = ("likelihoods", key(asked.rows()))
+    made = _stored(params, names, work, source, "likelihoods under members")
+    return pl.concat([tables.empty("likelihoods"), *made], how="diagonal")
+
+
+def _stored(
+    params: Params, names: list[str], work: Callable, source: tuple, words: str
+) -> Iterator[pl.DataFrame]:
+    """`work` of each member, taken from the store where neither it nor its source has changed.
+
+    Args:
+        source: what is made, and of what besides the base and the member.
+    """
+    store, base = Store(params.runtime.store), load_base("cpu").digest
+    what, *of = source
+    keys = {name: key(what, base, digest(ADAPTERS / name), *of) for name in names}
+    missing = [name for name in names if not store.has(keys[name])]
+    for name, frame in fan_out(work, missing, params.runtime, words):
         content = io.BytesIO()
         frame.write_parquet(content)
-        store.save(keys[name], {ANSWERS: content.getvalue()})
-    frames = (pl.read_parquet(io.BytesIO(store.load(keys[name])[ANSWERS])) for name in names)
-    return [frame.with_columns(member=pl.lit(n)) for n, frame in zip(names, frames, strict=True)]
+        store.save(keys[name], {FILE: content.getvalue()})
+    for name in names:
+        frame = pl.read_parquet(io.BytesIO(store.load(keys[name])[FILE]))
+        yield frame.with_columns(member=pl.lit(name))
 
 
 def _answer(name: str, params: Params, prompts: pl.DataFrame) -> tuple[str, pl.DataFrame]:
@@ -73,6 +104,18 @@ def _answer(name: str, params: Params, prompts: pl.DataFrame) -> tuple[str, pl.D
         "response": answers.texts, "kl": scores.kl,
         "logprob": scores.logprob, "logprob_base": scores.logprob_reference,
     })  # fmt: skip
+
+
+def _likelihood(name: str, params: Params, rollouts: pl.DataFrame) -> tuple[str, pl.DataFrame]:
+    base = cached_base(params.runtime.device)
+    member = with_adapters(base, {ADAPTERS / name: 1.0})
+    encoded = {
+        prompt: templates.encode(base.tokenizer, templates.question(prompt))
+        for prompt in rollouts["prompt"].unique()
+    }
+    ids = [encoded[prompt] for prompt in rollouts["prompt"]]
+    scores = logprobs(member, ids, rollouts["tokens"].to_list())
+    return name, rollouts.select("prompt_id", "sample").with_columns(logprob=scores)
 
 
 if __name__ == "__main__":

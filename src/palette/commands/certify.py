@@ -1,6 +1,105 @@
-"""`palette certify`."""
+"""`palette certify`: recompute the verdict by another route, and say where it differs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from palette.errors import PaletteError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from palette.checking.review import Review
+    from palette.checking.stated import Stated
+
+AGREES_PASSED, AGREES_FAILED, DISAGREES, UNCHECKED = range(4)
+QUIET_SECONDS = 10.0  # between two lines of progress
 
 
-def certify() -> None:
-    """To be written."""
-    raise NotImplementedError
+def certify(
+    file: Annotated[Path, typer.Argument(help="portfolio.json, as `dvc repro` writes it")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="folder of the tables; by default the one that the file lies in"),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="how closely the worst regret over all weights is bounded")
+    ] = 0.0005,
+) -> None:
+    """Recompute every number of a portfolio.json from the tables, in code that shares nothing with
+    what wrote it but the schema: branch and bound over all weights, and other bootstrap draws.
+
+    Exit status: 0 the file is right and the portfolio passed; 1 the file is right and it failed;
+    2 the file differs, and a table says where; 3 it could not be checked.
+
+    Numbers must agree to 1e-6. The upper bound rests on random draws, others here than in the file:
+    it must lie within four standard deviations of what draws alone can do. Sentences (conditions,
+    advice) and forecasts (what a mend is expected to bring) are not judged.
+    """
+    from palette.checking.review import review
+    from palette.checking.stated import read_stated
+
+    try:
+        if not 0 < tolerance < 1:
+            raise PaletteError(f"--tolerance is {tolerance:g}, but must lie between 0 and 1")
+        stated = read_stated(file)
+        found = review(stated, data or file.absolute().parent.parent, tolerance, _teller())
+    except PaletteError as error:
+        _say(f"palette: {error}")
+        raise typer.Exit(UNCHECKED) from None
+    if found.differences:
+        _show(found)
+        print(f"DISAGREES: {len(found.differences)} of {found.compared} claims of {file} differ")
+        raise typer.Exit(DISAGREES)
+    passed = stated.content["passed"]
+    print(f"agrees: {'PASS' if passed else 'FAIL'}, {_in_numbers(stated, found)}")
+    raise typer.Exit(AGREES_PASSED if passed else AGREES_FAILED)
+
+
+def _in_numbers(stated: "Stated", found: "Review") -> str:
+    certificate, epsilon = stated.content["certificate"], stated.content["epsilon"]
+    upper = certificate["epsilon_upper"]
+    said = [
+        f"epsilon {'without an upper bound' if upper is None else f'at most {upper:.4f}'} "
+        f"(asked {epsilon:g}) at confidence {certificate['confidence']:.2%}",
+        f"{found.compared} claims checked",
+        f"all weights covered by {found.worst.simplices} simplices",
+    ]
+    if found.upper.low <= epsilon < found.upper.high:
+        said.append(
+            f"a close call: other bootstrap draws give {found.upper.low:.4f} to "
+            f"{found.upper.high:.4f}"
+        )
+    return "; ".join(said)
+
+
+def _show(found: "Review") -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("key", "in the file", "recomputed", box=box.SIMPLE_HEAD, pad_edge=False)
+    for difference in found.differences:
+        table.add_row(difference.key, difference.stated, difference.found)
+    Console(stderr=True, highlight=False, markup=False).print(table)
+
+
+def _teller() -> "Callable[[int, int, float], None]":
+    """Progress of branch and bound, a line on stderr now and then."""
+    import time
+
+    spoken = time.monotonic()
+
+    def tell(done: int, waiting: int, worst: float) -> None:
+        nonlocal spoken
+        if time.monotonic() - spoken >= QUIET_SECONDS:
+            spoken = time.monotonic()
+            _say(f"{done} simplices done, {waiting} waiting; worst so far {worst:.5f}")
+
+    return tell
+
+
+def _say(line: str) -> None:
+    """One line on stderr."""
+    typer.echo(line, err=True)

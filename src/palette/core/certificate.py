@@ -1,13 +1,12 @@
 """The verdict: does the routed portfolio hold (ε, δ) at every w of W, and with what confidence?"""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from palette.core.covering import least_epsilon
 
-CHUNK = 4_000_000  # bootstrap means held at once
+CHUNK = 1_000_000  # bootstrap means held at once, in each of some six arrays
 FEW = 10  # samples per mode of the ideal policy below which its estimate is not to be trusted
 
 
@@ -56,13 +55,14 @@ def verdict(
     bootstrap over topics, and the largest of these bounds the largest mean: whichever pair is truly
     the worst is fixed before the certify prompts are seen, and its own bound alone must hold (an
     intersection-union test: no correction for the number of pairs is needed). The same draws serve
-    every ε, and the least ε that passes is found by bisection.
+    every pair and every ε.
     """
     ideal, worth = evidence.ideal.mean(axis=1), evidence.worth.mean(axis=1)
     points = least_epsilon(ideal, worth, delta)
     worst = int(points.argmax())
     bound = UpperBound(evidence, delta, confidence, draws, seed)
-    epsilon_upper = _least(lambda tried: float(bound(tried).max()))
+    upper = bound.least_epsilon(worst)
+    epsilon_upper = bound.largest_epsilon(worst, upper)
     return Verdict(
         epsilon=epsilon,
         delta=delta,
@@ -73,8 +73,16 @@ def verdict(
         worst=worst,
         additive=float(ideal[worst] - worth[worst]),
         multiplicative=float(1 - worth[worst] / ideal[worst]) if ideal[worst] > 0 else np.inf,
-        upper=_least(lambda tried: float(bound(tried)[worst])),
+        upper=upper,
     )
+
+
+def confidence_of_look(confidence: float, looks: int) -> float:
+    """The confidence that the k-th look at certify is judged at: 1 − α/2^(k−1).
+
+    All looks together then err with probability below 2α, the k-th alone with at most α/2^(k−1).
+    """
+    return 1 - (1 - confidence) / 2 ** (looks - 1)
 
 
 class UpperBound:
@@ -94,15 +102,57 @@ class UpperBound:
         rng = np.random.default_rng(seed)
         self.drawn = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
 
-    def __call__(self, epsilon: float) -> np.ndarray:
+    def __call__(self, epsilon: float, pairs: np.ndarray | slice = slice(None)) -> np.ndarray:
         """(P,): infinite where too few topics, or an infinite f*, leave no bound at all."""
-        mean, error, quantile = self.parts(epsilon)
+        mean, error, quantile = self.parts(epsilon, pairs)
         return mean + quantile * error
 
-    def parts(self, epsilon: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def least_epsilon(self, pair: int) -> float:
+        """The least ε in [0, 1] at which this pair's bound is at most 0; infinite if there is none."""
+        from scipy.optimize import brentq
+
+        def bound(epsilon: float) -> float:
+            return float(self(epsilon, np.array([pair]))[0])
+
+        if bound(0.0) <= 0:
+            return 0.0
+        if not bound(1.0) <= 0:
+            return float("inf")
+        return float(brentq(bound, 0.0, 1.0, xtol=1e-7))
+
+    def largest_epsilon(self, pair: int, epsilon: float) -> float:
+        """The largest of all pairs' `least_epsilon`, of which that of one pair is known.
+
+        A pair whose bound holds at the largest ε found so far can not raise it, so that few are
+        ever solved for: the more, the nearer the first was to the largest.
+        """
+        rest = np.delete(np.arange(self.ideal.shape[1]), pair)
+        while len(rest) and np.isfinite(epsilon):
+            bounds = self(epsilon, rest)
+            rest, bounds = rest[~(bounds <= 0)], bounds[~(bounds <= 0)]
+            if len(rest):
+                lead = bounds.argmax()
+                epsilon = max(epsilon, self.least_epsilon(rest[lead]))
+                rest = np.delete(rest, lead)
+        return epsilon
+
+    def parts(
+        self, epsilon: float, pairs: np.ndarray | slice = slice(None)
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Means, their standard errors over topics, and how many of these to add: (P,) each."""
+        chosen = np.arange(self.ideal.shape[1])[pairs]
+        step = max(1, CHUNK // len(self.drawn))
+        few = [chosen[start : start + step] for start in range(0, len(chosen), step)]
+        found = zip(*(self._parts(epsilon, part) for part in few), strict=True)
+        mean, error, quantile = map(np.concatenate, found)
+        return mean, error, quantile
+
+    def _parts(
+        self, epsilon: float, pairs: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         count, prompts = len(self.size), self.size.sum()
-        sums = (1 - epsilon) * self.ideal - self.worth - self.delta * self.size[:, None]
+        sums = (1 - epsilon) * self.ideal[:, pairs] - self.worth[:, pairs]
+        sums -= self.delta * self.size[:, None]
         mean = sums.sum(axis=0) / prompts
         if count < 2 or not self.finite:
             return mean, np.full(len(mean), np.inf), np.full(len(mean), np.inf)
@@ -117,46 +167,35 @@ class UpperBound:
         """
         from scipy.stats import t as student
 
-        count, draws = len(self.size), len(self.drawn)
+        count = len(self.size)
         result = np.full(len(error), float(student.ppf(self.confidence, count - 1)))
         noisy = np.flatnonzero(error > 1e-12)
+        if not len(noisy):
+            return result
         total = self.drawn @ self.size  # (B,) prompts in each draw
-        step = max(1, CHUNK // draws)
-        for start in range(0, len(noisy), step):
-            chosen = noisy[start : start + step]
-            part = centred[:, chosen]
-            shift = self.drawn @ part / total[:, None]  # (B, P) drawn mean less the mean
-            spread = self.drawn @ part**2
-            spread -= 2 * shift * (self.drawn @ (part * self.size[:, None]))
-            spread += shift**2 * (self.drawn @ self.size**2)[:, None]
-            own = np.sqrt(np.maximum(spread, 0) * count / (count - 1)) / total[:, None]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                # a draw of one topic alone has no spread: it says that anything may be
-                studentised = np.where(own > 1e-12, -shift / own, np.inf)
-            drawn = np.quantile(studentised, self.confidence, axis=0, method="higher")
-            result[chosen] = np.maximum(result[chosen], drawn)
+        part = centred[:, noisy]
+        shift = self.drawn @ part / total[:, None]  # (B, P) drawn mean less the mean
+        spread = self.drawn @ part**2
+        spread -= 2 * shift * (self.drawn @ (part * self.size[:, None]))
+        spread += shift**2 * (self.drawn @ self.size**2)[:, None]
+        own = np.sqrt(np.maximum(spread, 0) * count / (count - 1)) / total[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # a draw of one topic alone has no spread: it says that anything may be
+            studentised = np.where(own > 1e-12, -shift / own, np.inf)
+        drawn = np.quantile(studentised, self.confidence, axis=0, method="higher")
+        result[noisy] = np.maximum(result[noisy], drawn)
         return result
 
 
-def thin_coverage(kl: np.ndarray, samples: np.ndarray) -> np.ndarray:
+def thin_coverage(concentration: np.ndarray, samples: np.ndarray) -> np.ndarray:
     """(W,): the share of prompts whose samples are too few for the ideal policy at each w.
 
     Weights that concentrate by KL nats leave about `samples·exp(−KL)` samples to speak for π*_w;
     below FEW of them f* rests on a handful of answers. A mode that no sample has does not show.
 
     Args:
-        kl: (W, prompts), KL of π*_w to the base, nats, from the same samples.
+        concentration: (W, prompts), KL of π*_w to what the samples were drawn from, nats, by the
+            samples themselves (`Ideal.concentration`).
         samples: (prompts,), how many there are.
     """
-    return (kl > np.log(samples / FEW)).mean(axis=1)
-
-
-def _least(bound: Callable[[float], float]) -> float:
-    """The least ε in [0, 1] at which the bound is at most 0; infinite if there is none."""
-    from scipy.optimize import brentq
-
-    if bound(0.0) <= 0:
-        return 0.0
-    if not bound(1.0) <= 0:
-        return float("inf")
-    return float(brentq(bound, 0.0, 1.0, xtol=1e-7))
+    return (concentration > np.log(samples / FEW)).mean(axis=1)

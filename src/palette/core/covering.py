@@ -5,6 +5,7 @@ Planning uses it with the planes of ideal policies, pruning with those of traine
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 
@@ -136,15 +137,25 @@ def fewest(
     open_rows = ~covers[:, [*free, *keep]].any(axis=1)
     if not open_rows.any():
         return keep, True
-    rows, columns = _essential(covers[open_rows])
-    matrix = covers[open_rows][np.ix_(rows, columns)]
-    chosen, optimal = _solve(matrix)
-    return (*keep, *(int(column) for column in columns[chosen])), optimal
+    columns, bound = least(covers[open_rows])
+    return (*keep, *columns), len(columns) <= bound
+
+
+def least(covers: np.ndarray) -> tuple[tuple[int, ...], int]:
+    """Few columns of a bool matrix (P, K) that cover every row, and how few could at least.
+
+    The second number holds however early the search ends (NODES).
+    """
+    rows, columns = _essential(covers)
+    chosen, bound = _solve(covers[np.ix_(rows, columns)])
+    return tuple(int(column) for column in columns[chosen]), bound
 
 
 def _essential(covers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns that are left once those implied by others are dropped."""
-    rows, columns = np.arange(covers.shape[0]), np.arange(covers.shape[1])
+    rows = np.arange(covers.shape[0])
+    _, columns = np.unique(np.packbits(covers, axis=0), axis=1, return_index=True)
+    columns.sort()
     while True:
         matrix = covers[np.ix_(rows, columns)].astype(np.float32)
         shared = matrix.T @ matrix
@@ -169,8 +180,8 @@ def _inside(shared: np.ndarray, around: bool = False) -> np.ndarray:
     return (related & ~equal | equal & earlier).any(axis=1)
 
 
-def _solve(matrix: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Columns (as a bool mask) of a minimum set cover of all rows, by HiGHS."""
+def _solve(matrix: np.ndarray) -> tuple[np.ndarray, int]:
+    """Columns (as a bool mask) of a minimum set cover of all rows, by HiGHS; a bound below it."""
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
 
@@ -182,10 +193,23 @@ def _solve(matrix: np.ndarray) -> tuple[np.ndarray, bool]:
         constraints=LinearConstraint(csr_array(matrix.astype(float)), lb=1),
         options={"node_limit": NODES},
     )
-    if found.x is None:
-        return greedy(matrix), False
-    chosen = found.x > 0.5
-    return chosen, bool(found.mip_dual_bound > chosen.sum() - 1 + 1e-6)
+    chosen = greedy(matrix) if found.x is None else found.x > 0.5
+    bound = 1 if found.mip_dual_bound is None else ceil(found.mip_dual_bound - 1e-6)
+    return chosen, bound
+
+
+def prices(covers: np.ndarray) -> np.ndarray:
+    """(P,): what covering each row of a bool matrix (P, K) costs, by the program's relaxation.
+
+    Its dual: rows' prices of the largest sum of which no column covers more than 1.
+    """
+    from scipy.optimize import linprog
+    from scipy.sparse import csr_array
+
+    count = covers.shape[0]
+    matrix = csr_array(np.unique(covers, axis=1).T.astype(float))
+    found = linprog(-np.ones(count), matrix, np.ones(matrix.shape[0]), method="highs")
+    return found.x
 
 
 def greedy(matrix: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""The ideal value f*(w), estimated at every w at once from the base's scored rollouts.
+"""The ideal value f*(w), estimated at every w at once from scored samples.
 
 `f*(w) = β E_x log E_{y~π_ref} exp(w·r(x, y)/β)` is the best that any policy can reach; it needs no
-training, is convex, and its gradient is the mean reward of the policy that reaches it.
+training, is convex, and its gradient is the mean reward of the policy that reaches it. The base's
+rollouts suffice; samples of other policies join them by importance weights (`core/mixture.py`).
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import numpy as np
 
 from palette.core.envelope import Planes
 
-CHUNK = 2_000_000  # scores held at once: some 16 MB for each intermediate array
+CHUNK = 200_000  # scores held at once: more leave the cache, and slow down
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class Ideal:
     """price of one nat of KL to the base"""
     log_weights: np.ndarray | None = None
     """(prompts, samples): log(π_ref/q) of samples drawn from q; −inf where there is no sample"""
+    blocks: np.ndarray | None = None
+    """(prompts,): into how many equal runs of consecutive samples each prompt's fall, so that the runs
+    are independent and alike (a stratified mixture's single samples are not); None: each its own"""
 
     @property
     def counts(self) -> np.ndarray:
@@ -42,10 +46,10 @@ class Ideal:
         if log_weights is None:
             log_weights = np.zeros(self.rewards.shape[:2])
         parts = []
-        for rewards, own in zip(self.rewards, np.exp(log_weights), strict=True):
+        for rewards, own, count in zip(self.rewards, np.exp(log_weights), self.counts, strict=True):
             real = own > 0
             distinct, which = np.unique(rewards[real], axis=0, return_inverse=True)
-            mass = np.bincount(which.ravel(), weights=own[real]) / real.sum()
+            mass = np.bincount(which.ravel(), weights=own[real]) / count
             parts.append((distinct, np.log(mass * len(distinct))))
         longest = max(len(distinct) for distinct, _ in parts)
         rewards = np.zeros((len(parts), longest, self.rewards.shape[2]))
@@ -72,21 +76,38 @@ class Ideal:
     def upward(self, weights: np.ndarray) -> np.ndarray:
         """(W, prompts): estimate of f* whose expectation is at least f*, whatever the sample size.
 
-        The leave-one-out tangent of the log: log Z <= log a + Z/a − 1 for
-        every a > 0, with a the mean of all other samples, which sample j does not know. Infinite
-        where one sample outweighs all others beyond what a float can hold.
+        The leave-one-out tangent of the log: log Z <= log a + Z/a − 1 for every a > 0, with a the
+        mean of all other blocks, which block b does not know. Infinite where one block outweighs all
+        others beyond what a float can hold.
 
         Raises:
-            ValueError: a prompt has fewer than two samples.
+            ValueError: a prompt has fewer than two blocks.
         """
-        if self.counts.min() < 2:
+        blocks = self.counts if self.blocks is None else self.blocks
+        if blocks.min() < 2:
             raise ValueError("the upward-erring estimate needs two samples of every prompt")
         result = np.empty((len(weights), len(self.rewards)))
         for rows, prompt, _, scores in self._scores(weights):
-            others = _log_sum_of_others(scores) - np.log(scores.shape[1] - 1)
+            means = _log_mean_of_runs(scores, blocks[prompt])
+            others = _log_sum_of_others(means) - np.log(blocks[prompt] - 1)
             with np.errstate(over="ignore"):
-                result[rows, prompt] = (np.exp(scores - others) - 1 + others).mean(axis=1)
+                result[rows, prompt] = (np.exp(means - others) - 1 + others).mean(axis=1)
         return self.beta * result
+
+    def concentration(self, weights: np.ndarray) -> np.ndarray:
+        """(W, prompts): KL of π*_w to what the samples were drawn from, nats, by the samples.
+
+        `Σ p_j log(N p_j)` over the N samples, with p_j their normalised weights under π*_w; it can
+        not exceed log N, and nears it where one sample speaks for all. With the base's own samples
+        it is the KL to the base that `policy` gives.
+        """
+        result = np.empty((len(weights), len(self.rewards)))
+        for rows, prompt, _, scores in self._scores(weights):
+            total = _log_sum(scores)
+            shares = np.exp(scores - total[:, None])
+            entropy = -(shares * np.where(shares > 0, scores - total[:, None], 0)).sum(axis=1)
+            result[rows, prompt] = np.log(scores.shape[1]) - entropy
+        return np.maximum(result, 0)
 
     def policy(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the ideal policies π*_w do: mean rewards (W, prompts, d), KL to base (W, prompts).
@@ -140,6 +161,17 @@ def _log_sum(scores: np.ndarray) -> np.ndarray:
     top = np.where(np.isfinite(top), top, 0)
     with np.errstate(divide="ignore"):
         return np.log(np.exp(scores - top).sum(axis=1)) + top[:, 0]
+
+
+def _log_mean_of_runs(scores: np.ndarray, runs: int) -> np.ndarray:
+    """(rows, runs): log of the mean of exp over each of the equal runs of consecutive columns."""
+    rows, columns = scores.shape
+    if runs == columns:
+        return scores
+    length = columns // runs
+    if length * runs != columns:
+        raise ValueError(f"{columns} samples do not fall into {runs} blocks of one size")
+    return _log_sum(scores.reshape(rows * runs, length)).reshape(rows, runs) - np.log(length)
 
 
 def _log_sum_of_others(scores: np.ndarray) -> np.ndarray:

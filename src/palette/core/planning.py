@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from palette.core.covering import TOLERANCE, covering, fewest
+from palette.core.apart import far_apart
+from palette.core.bounds import Relaxation, lower_bound, relaxations
+from palette.core.covering import covering, fewest
 from palette.core.moving import Setting, hundredths, move
 from palette.errors import PaletteError
 
 CANDIDATES = 2000  # lattice points at most: a lattice over many traits is coarser than asked
-START = 100  # points that the first set cover looks at
-PACKING = 300  # points in the search for the lower bound, and its nodes
-ROUNDS = 20
+FINER = (1.0, 0.9, 0.8, 0.7, 0.6)  # of ε: covers to start from
 DROPS = 3  # members that are tried, one at a time, to be dropped in the end
 
 
@@ -50,41 +50,17 @@ def minimal(setting: Setting, epsilon: float, pinned: np.ndarray, steps: int) ->
     Raises:
         PaletteError: ε is finer than weights in hundredths can hold.
     """
-    region = setting.region
-    candidates = distinct(
-        pinned, hundredths(region.lattice(region.lattice_steps(steps, CANDIDATES)))
-    )
-    points = region.lattice(region.lattice_steps(steps, START))
-    keep = tuple(range(1, len(pinned) + 1))
+    bound = far_apart(setting, epsilon)
+    lattice = hundredths(setting.region.lattice(setting.region.lattice_steps(steps, CANDIDATES)))
     best = None
-    planes = setting.planes(candidates)
-    targets = setting.value(points)
-    for _ in range(ROUNDS):
-        covers = covering(planes, points, targets, epsilon)
-        hopeless = ~covers.any(axis=1)
-        if hopeless.any():  # the lattice is too coarse there: train for the very point
-            candidates = distinct(candidates, hundredths(points[hopeless]))
-            planes = setting.planes(candidates)
-            covers = covering(planes, points, targets, epsilon)
-            _refuse_if((~covers.any(axis=1)).any(), epsilon)
-        chosen, _ = fewest(covers, free=(0,), keep=keep)
-        if best is not None and len(chosen) >= len(best):
+    for relaxed in relaxations(setting, epsilon, lattice):
+        bound = max(bound, relaxed.bound)
+        found = _fitted(setting, epsilon, pinned, relaxed, None if best is None else len(best) - 1)
+        best = best if found is None else _drop(setting, found, len(pinned), epsilon)
+        if len(best) <= max(bound, len(pinned)):
             break
-        start = candidates[[member - 1 for member in chosen]]
-        fixed = np.arange(len(start)) < len(pinned)
-        moved, holds = move(setting, start, fixed, epsilon)
-        plan = moved if holds else _extend(setting, moved, epsilon)
-        best = plan if best is None or len(plan) < len(best) else best
-        if holds:
-            break
-        for weights in (start, moved):
-            short = setting.shortfall(weights)
-            violated = short.violated(epsilon, 0.0)
-            points = np.concatenate([points, short.weights[violated]])
-            targets = np.concatenate([targets, short.ideal[violated]])
-    best = _drop(setting, best, len(pinned), epsilon)
     best = distinct(pinned, np.unique(best[len(pinned) :], axis=0)[::-1])
-    return _plan(setting, epsilon, best, len(pinned))
+    return _plan(setting, best, len(pinned), bound)
 
 
 def lazy(setting: Setting, epsilon: float, pinned: np.ndarray) -> Plan:
@@ -98,32 +74,8 @@ def lazy(setting: Setting, epsilon: float, pinned: np.ndarray) -> Plan:
     weights = pinned
     if setting.shortfall(weights).violated(epsilon, 0.0).any():
         weights = distinct(pinned, hundredths(setting.region.middle()[None]))
-    return _plan(setting, epsilon, _extend(setting, weights, epsilon), len(pinned))
-
-
-def lower_bound(setting: Setting, epsilon: float) -> int:
-    """A number of members that every portfolio needs to hold ε for these samples' f*.
-
-    It holds for any policies whatever, ideal or not, beside a free base. Two weights x and y are
-    apart if no plane under f* reaches (1 − ε) f* at both, which convexity decides on the segment
-    between them; here at its middle: `f*((x + y)/2) < (1 − ε)(f*(x) + f*(y))/2`. Weights of which
-    every two are apart, and which the base does not serve, need a member each. The search for
-    many such weights is over a lattice and may miss a larger set: a bound, not the best bound.
-    """
-    region = setting.region
-    steps = region.lattice_steps(CANDIDATES, PACKING)
-    counts = region.counts(steps)
-    points = region.spread(counts / steps)
-    values = setting.value(points)
-    rank = {tuple(point): row for row, point in enumerate(region.counts(2 * steps))}
-    middles = setting.value(region.lattice(2 * steps))[
-        [[rank[tuple(x + y)] for y in counts] for x in counts]
-    ]
-    base = setting.base().worth(points)[:, 0]
-    needy = base < (1 - epsilon) * values - TOLERANCE
-    apart = middles < (1 - epsilon) * (values[:, None] + values[None]) / 2 - TOLERANCE
-    covers = covering(setting.planes(points), points, values, epsilon)[:, 1:]
-    return len(_largest_apart(apart[np.ix_(needy, needy)], covers[needy]))
+    weights = _extend(setting, weights, epsilon)
+    return _plan(setting, weights, len(pinned), lower_bound(setting, epsilon))
 
 
 def distinct(first: np.ndarray, then: np.ndarray) -> np.ndarray:
@@ -131,37 +83,6 @@ def distinct(first: np.ndarray, then: np.ndarray) -> np.ndarray:
     weights = np.concatenate([np.reshape(first, (-1, then.shape[1])), then])
     _, rows = np.unique(np.rint(weights * 100).astype(int), axis=0, return_index=True)
     return weights[np.sort(rows)]
-
-
-def _largest_apart(apart: np.ndarray, covers: np.ndarray) -> np.ndarray:
-    """Indices of many rows of which every two are apart (P, P).
-
-    That no two points which one plane covers (P, K) are apart follows from what apart means; said
-    to the program for whole planes at once, it replaces most pairs and tightens its relaxation.
-    """
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import coo_array, csr_array, vstack
-
-    count = len(apart)
-    if count == 0:
-        return np.arange(0)
-    together = covers.astype(np.float32) @ covers.T.astype(np.float32) > 0
-    left, right = np.nonzero(np.triu(~apart & ~together, k=1))
-    row = np.arange(len(left))
-    pair = coo_array(
-        (np.ones(2 * len(row)), (np.r_[row, row], np.r_[left, right])), shape=(len(row), count)
-    )
-    rows = vstack([csr_array(np.unique(covers.T, axis=0).astype(float)), pair.tocsr()])
-    found = milp(
-        -np.ones(count),
-        integrality=np.ones(count),
-        bounds=Bounds(0, 1),
-        constraints=LinearConstraint(rows, ub=1),
-        options={"node_limit": PACKING},
-    )
-    chosen = np.arange(0) if found.x is None else np.flatnonzero(found.x > 0.5)
-    assert apart[np.ix_(chosen, chosen)][~np.eye(len(chosen), dtype=bool)].all()
-    return chosen
 
 
 def _extend(setting: Setting, weights: np.ndarray, epsilon: float) -> np.ndarray:
@@ -188,10 +109,31 @@ def _drop(setting: Setting, weights: np.ndarray, pinned: int, epsilon: float) ->
     return weights
 
 
-def _plan(setting: Setting, epsilon: float, weights: np.ndarray, pinned: int) -> Plan:
+def _fitted(
+    setting: Setting, epsilon: float, pinned: np.ndarray, relaxed: Relaxation, most: int | None
+) -> np.ndarray | None:
+    """At most so many weights that hold ε: covers of the points, moved until all of W is covered.
+
+    A cover for a finer ε has more members, better spread than a cover for ε with members added.
+    """
+    weights = np.concatenate([pinned, relaxed.candidates])
+    planes, targets = setting.planes(weights), setting.value(relaxed.points)
+    keep = tuple(range(1, len(pinned) + 1))
+    for finer in FINER:
+        covers = covering(planes, relaxed.points, targets, epsilon * finer)
+        chosen, _ = fewest(covers, free=(0,), keep=keep)
+        if most is not None and len(chosen) > most:
+            return None
+        start = weights[[column - 1 for column in chosen]]
+        moved, holds = move(setting, start, np.arange(len(start)) < len(pinned), epsilon)
+        if holds:
+            return moved
+    return _extend(setting, moved, epsilon) if most is None else None
+
+
+def _plan(setting: Setting, weights: np.ndarray, pinned: int, bound: int) -> Plan:
     reached = float(setting.shortfall(weights).epsilon().max())
-    is_pinned = np.arange(len(weights)) < pinned
-    return Plan(weights, is_pinned, reached, lower_bound(setting, epsilon))
+    return Plan(weights, np.arange(len(weights)) < pinned, reached, bound)
 
 
 def _refuse_if(unreachable: bool, epsilon: float) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from palette.core.certificate import Evidence, UpperBound
+from palette.core.certificate import Evidence, UpperBound, thin_coverage
 from palette.core.covering import cover
 from palette.core.envelope import Planes, cells, pairs
 from palette.core.ideal import Ideal
@@ -26,6 +26,8 @@ class Bench:
     """(K, prompts): β·KL"""
     topics: np.ndarray
     """(prompts,)"""
+    mixtures: tuple[Ideal, ...] = ()
+    """K estimates of f*, to judge each policy by, the base's own first; empty: `ideal` for all"""
 
     @property
     def planes(self) -> Planes:
@@ -35,12 +37,54 @@ class Bench:
         """The same bench with these policies alone, in this order."""
         chosen = list(members)
         names = tuple(self.names[member] for member in chosen)
-        return Bench(names, self.ideal, self.values[chosen], self.costs[chosen], self.topics)
+        mixtures = tuple(self.mixtures[member] for member in chosen) if self.mixtures else ()
+        values, costs = self.values[chosen], self.costs[chosen]
+        return Bench(names, self.ideal, values, costs, self.topics, mixtures)
+
+    def judge(self, member: int) -> Ideal:
+        """The samples that speak of f* where this policy is routed."""
+        return self.mixtures[member] if self.mixtures else self.ideal
 
     def evidence(self, weights: np.ndarray, members: np.ndarray) -> Evidence:
         """f* and the routed member's worth on every prompt, for pairs (P, d) and (P,)."""
-        worth = np.einsum("pd,pnd->pn", weights, self.values[members]) - self.costs[members]
-        return Evidence(self.ideal.upward(weights), worth, self.topics)
+        ideal, worth = (np.empty((len(members), len(self.topics))) for _ in range(2))
+        for member in np.unique(members):
+            own = members == member
+            ideal[own] = self.judge(member).upward(weights[own])
+            worth[own] = weights[own] @ self.values[member].T - self.costs[member]
+        return Evidence(ideal, worth, self.topics)
+
+    def thin(self, weights: np.ndarray, members: np.ndarray) -> np.ndarray:
+        """(P,): the share of prompts with too few samples for the ideal policy, for each pair."""
+        result = np.empty(len(members))
+        for member in np.unique(members):
+            own, ideal = members == member, self.judge(member)
+            result[own] = thin_coverage(ideal.concentration(weights[own]), ideal.counts)
+        return result
+
+    def unseen(self, weights: np.ndarray, evidence: Evidence) -> float:
+        """By how much of f* the members' answers raise it most above the base's rollouts alone.
+
+        Far above 0, the members give answers of a kind that the rollouts miss. 0 where they are all
+        there is.
+        """
+        if not self.mixtures:
+            return 0.0
+        distinct, which = np.unique(weights, axis=0, return_inverse=True)
+        alone = self.ideal.upward(distinct).mean(axis=1)[which.ravel()]
+        together = evidence.ideal.mean(axis=1)
+        known = np.isfinite(alone) & np.isfinite(together) & (together > 0)
+        return float(max(0.0, *(1 - alone[known] / together[known]))) if known.any() else 0.0
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What pruning decided on select."""
+
+    members: tuple[int, ...]
+    """indices of the members to keep, ascending, the base (0) not counted"""
+    margin: float
+    """what was added to point estimates for noise, in units of w·r; infinite without a bound"""
 
 
 def prune(
@@ -51,8 +95,8 @@ def prune(
     confidence: float,
     draws: int,
     seed: int,
-) -> tuple[int, ...]:
-    """Indices of the members to keep, the base (0) not counted.
+) -> Pruned:
+    """The fewest members to keep.
 
     The margin is what the upper bound adds to the point estimate where it is largest, and what a
     second look on other prompts may add to that: a subset that holds with it on select is likely
@@ -64,9 +108,9 @@ def prune(
     evidence = bench.evidence(weights, members)
     mean, error, quantile = UpperBound(evidence, delta, confidence, draws, seed).parts(epsilon)
     if not np.isfinite(quantile).all():
-        return winners
+        return Pruned(winners, np.inf)
     largest = (mean + quantile * error).argmax()
-    margin = (quantile[largest] + REPEAT) * error[largest]
+    margin = float((quantile[largest] + REPEAT) * error[largest])
     found = cover(
         planes,
         region,
@@ -76,4 +120,4 @@ def prune(
         delta - margin,
         free=(0,),
     )
-    return winners if len(found.missing) else found.members
+    return Pruned(winners if len(found.missing) else found.members, margin)

@@ -9,51 +9,80 @@ import numpy as np
 from palette.core.envelope import Planes
 
 TOLERANCE = 1e-9
-USERS_AT_ONCE = 4096
+NUMBERS_AT_ONCE = 8_000_000  # held for one batch of users: some 64 MB in each array
 
 
 @dataclass(frozen=True)
-class Routes:
-    """The routes of a batch of users; regrets are f* − J, in units of w·r."""
+class Regrets:
+    """What users lose with each member: f* − J, in units of w·r; (users, K) each."""
 
-    member: np.ndarray
-    """(users,) index into the planes"""
-    regret: np.ndarray
-    """(users,) at the estimated weights"""
+    at_mean: np.ndarray
+    """at the estimated weights"""
     worst: np.ndarray
-    """(users,) the largest over all weights in the user's interval"""
+    """the largest over all weights in the user's interval"""
 
 
-def route(
+def regrets(
     planes: Planes,
     mean: np.ndarray,
     low: np.ndarray,
     high: np.ndarray,
     ideal: Callable[[np.ndarray], np.ndarray],
-) -> Routes:
-    """Send every user to the member that is worth most at the estimated weights.
+) -> Regrets:
+    """Regret of every user with every member.
 
     A member's regret f*(w) − w·v + c is convex in w, so over a user's interval it is largest at a
-    corner of the box cut with the simplex: finitely many points, no search.
+    corner of the box cut with the simplex: finitely many points, no search. f* there is the same
+    for all members.
 
     Args:
-        planes: the members and the base; equals go to the first, so the base comes first.
+        planes: K policies, the base among them.
         mean, low, high: (users, traits) estimated weights and the ends of their intervals,
-            low ≤ mean ≤ high, within the region.
-        ideal: f* at weights (points, traits), (points,).
+            low ≤ mean ≤ high, within the region: floors are in `low`.
+        ideal: f* at weights (points, traits), (points,); convex.
     """
-    member = planes.best(mean)
-    regret = ideal(mean) - _worth(planes, member, mean)
-    worst = regret.copy()
-    for start in range(0, len(mean), USERS_AT_ONCE):
-        some = slice(start, start + USERS_AT_ONCE)
+    count, traits = mean.shape
+    at_mean = ideal(mean)[:, None] - planes.worth(mean)
+    worst = np.empty_like(at_mean)
+    candidates = traits * 2 ** (traits - 1)
+    step = max(1, NUMBERS_AT_ONCE // (candidates * max(traits, len(planes))))
+    for start in range(0, count, step):
+        some = slice(start, start + step)
         user, points = interval_corners(low[some], high[some])
-        user = user + start
         # Users without rows share the prior's interval: ideal values are computed once for all.
         unique, place = np.unique(points.round(12), axis=0, return_inverse=True)
-        losses = ideal(unique)[place.ravel()] - _worth(planes, member[user], points)
-        np.maximum.at(worst, user, losses)
-    return Routes(member, regret, worst)
+        losses = (ideal(unique)[:, None] - planes.worth(unique))[place.ravel()]
+        # The mean too: an interval narrower than floats tell apart may have no other corner.
+        own = at_mean[some].copy()
+        first = np.flatnonzero(np.diff(user, prepend=-1))
+        if len(first):
+            largest = np.maximum.reduceat(losses, first)
+            own[user[first]] = np.maximum(own[user[first]], largest)
+        worst[some] = own
+    return Regrets(at_mean, worst)
+
+
+def choose(
+    found: Regrets, rule: str, previous: np.ndarray | None = None, hysteresis: float = 0.0
+) -> np.ndarray:
+    """(users,): the member that serves each user.
+
+    `robust` takes the least worst regret over the user's interval (minimax regret), `mean` the
+    least regret at the estimate. Ties go to the one best at the mean, then to the first: put the
+    base first.
+
+    Args:
+        previous: (users,), the member that served each user before, −1 where there is none. It
+            goes on unless another one is better by more than `hysteresis`, in units of w·r.
+    """
+    score = found.worst if rule == "robust" else found.at_mean
+    member = _least(found.at_mean, among=_near_least(score)).argmax(axis=1)
+    if previous is None:
+        return member
+    users = np.arange(len(member))
+    known = previous >= 0
+    stays = known & (score[users, np.where(known, previous, 0)] <= score.min(axis=1) + hysteresis)
+    return np.where(stays, previous, member)
 
 
 def interval_corners(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -84,6 +113,11 @@ def interval_corners(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.
     return user[order], points[order]
 
 
-def _worth(planes: Planes, member: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(points,) J of one member per point at that point's weights."""
-    return (weights * planes.values[member]).sum(1) - planes.costs[member]
+def _near_least(score: np.ndarray) -> np.ndarray:
+    """(users, K) bool: which members have the least score, but for the noise of floats."""
+    return score <= score.min(axis=1, keepdims=True) + TOLERANCE
+
+
+def _least(score: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """(users, K) bool: the same, among some of the members."""
+    return among & _near_least(np.where(among, score, np.inf))

@@ -4,7 +4,7 @@
 far lower variance than the log-ratio of the sampled tokens (DESIGN of the value plane).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +47,42 @@ def score(
     """
     reference_prompts = prompts if reference_prompts is None else reference_prompts
     kl, own, other = (np.zeros(len(answers)) for _ in range(3))
+    for rows in _batches(lm, prompts, answers):
+        ids = [answers[row] for row in rows]
+        p, mask, target = _logprobs(lm, [prompts[row] for row in rows], ids, edits, rows)
+        q, _, _ = _logprobs(reference, [reference_prompts[row] for row in rows], ids, None, rows)
+        kl[rows] = ((p.exp() * (p - q)).sum(-1) * mask).sum(1).cpu().numpy()
+        own[rows] = _of_targets(p, mask, target)
+        other[rows] = _of_targets(q, mask, target)
+        if progress:
+            progress(len(rows))
+    return Scores(np.maximum(kl, 0.0), own, other)
+
+
+@torch.inference_mode()
+def logprobs(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    progress: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """(rows,) log-probabilities of answers under one policy, nats: half of `score`'s forwards, no KL.
+
+    Args:
+        prompts, answers: token ids per row.
+    """
+    own = np.zeros(len(answers))
+    for rows in _batches(lm, prompts, answers):
+        ids = [answers[row] for row in rows]
+        p, mask, target = _logprobs(lm, [prompts[row] for row in rows], ids, None, rows)
+        own[rows] = _of_targets(p, mask, target)
+        if progress:
+            progress(len(rows))
+    return own
+
+
+def _batches(lm: LanguageModel, prompts, answers) -> Iterator[list[int]]:
+    """Row numbers, rows of like length together, at most CELLS logits a batch."""
     order = sorted(range(len(answers)), key=lambda row: (len(answers[row]), len(prompts[row]), row))
     vocabulary = lm.model.config.get_text_config().vocab_size
     start = 0
@@ -57,16 +93,13 @@ def score(
             if (len(rows) + 1) * len(answers[row]) * vocabulary > CELLS:
                 break
             rows.append(row)
-        ids = [answers[row] for row in rows]
-        p, mask, target = _logprobs(lm, [prompts[row] for row in rows], ids, edits, rows)
-        q, _, _ = _logprobs(reference, [reference_prompts[row] for row in rows], ids, None, rows)
-        kl[rows] = ((p.exp() * (p - q)).sum(-1) * mask).sum(1).cpu().numpy()
-        own[rows] = (p.gather(2, target).squeeze(2) * mask).sum(1).cpu().numpy()
-        other[rows] = (q.gather(2, target).squeeze(2) * mask).sum(1).cpu().numpy()
+        yield rows
         start += len(rows)
-        if progress:
-            progress(len(rows))
-    return Scores(np.maximum(kl, 0.0), own, other)
+
+
+def _of_targets(logprobs: torch.Tensor, mask: torch.Tensor, target: torch.Tensor) -> np.ndarray:
+    """(rows,) log-probabilities of the whole answers."""
+    return (logprobs.gather(2, target).squeeze(2) * mask).sum(1).cpu().numpy()
 
 
 def _logprobs(lm: LanguageModel, prompts, answers, edits, rows):

@@ -24,9 +24,15 @@ METHOD_NAMES = {
     "soup": "soup of one per trait",
     "per_user": "one adapter per user",
     "portfolio": "portfolio",
+    "portfolio_robust": "portfolio, robust routes",
     "portfolio_edit": "portfolio with edits",
     "ideal": "ideal (upper limit)",
 }
+TITLES = (
+    "Who serves which taste",
+    "What each loses as planned, before training",
+    "What each loses after training",
+)
 GROUP_NAMES = {"seen": "seen", "unseen": "unseen", "no_history": "no history"}
 GROUP_COLORS = ["#3f7fd0", "#d9822b", "#8f7a9e"]  # readable on white and on near-black
 
@@ -36,22 +42,23 @@ class Pictures:
     """SVG texts."""
 
     members: str
+    planned: str
+    """losses of the plan's ideal members"""
     losses: str
-    both: str
-    """the two maps side by side, each with its title"""
+    maps: str
+    """these three side by side, each with its title"""
     methods: str
 
 
 def draw(run: Run, metrics: Metrics) -> Pictures:
     import altair as alt
 
-    members, losses = maps.draw(run)
-    both = alt.hconcat(
-        members.properties(title="Who serves which taste"),
-        losses.properties(title="What each taste loses"),
-        spacing=48,
-    ).resolve_scale(color="independent", fill="independent", stroke="independent")
-    return Pictures(svg(members), svg(losses), svg(both), svg(compare(metrics)))
+    drawn = maps.draw(run)
+    titled = [chart.properties(title=title) for chart, title in zip(drawn, TITLES, strict=True)]
+    beside = alt.hconcat(*titled, spacing=48).resolve_scale(
+        color="independent", fill="independent", stroke="independent"
+    )
+    return Pictures(*map(svg, (*drawn, beside, compare(metrics))))
 
 
 def compare(metrics: Metrics) -> "alt.LayerChart":

@@ -1,6 +1,7 @@
 """Maps of all tastes: which member serves where, and what is lost there.
 
 Three traits make a triangle and two a line; no flat map of more is honest, so bars stand in.
+Losses are drawn twice: as planned, before anything was trained, and with the trained members.
 """
 
 from typing import TYPE_CHECKING
@@ -8,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from palette.core.envelope import Cell
 from palette.reporting import strips
-from palette.reporting.members import numbers, shades, vertices
+from palette.reporting.losses import Losses
+from palette.reporting.members import numbers, shades
 from palette.reporting.run import Run
 from palette.reporting.theme import CARD, COLD, HOT, INK, LINE, NEUTRAL, ON_COLOR, PIXELS
 
@@ -19,23 +22,22 @@ if TYPE_CHECKING:
 HEIGHT = np.sqrt(3) / 2  # of a triangle whose sides are 1
 CORNERS = np.array([[0, 0], [1, 0], [0.5, HEIGHT]])
 MARGIN = 0.09  # around the triangle, in its sides
+LETTERS = 18  # of names: three maps stand side by side and are shown small
 TILES = 34  # along a side
 OVERLAP = 1.05  # of neighbouring tiles, so that no seam shows
 UP = "M-1,0.57735L1,0.57735L0,-1.1547Z"
 DOWN = "M-1,-0.57735L1,-0.57735L0,1.1547Z"
 
-Pair = tuple["alt.Chart | alt.LayerChart", "alt.Chart | alt.LayerChart"]
 
-
-def draw(run: Run) -> Pair:
-    """The map of members and the map of losses."""
+def draw(run: Run) -> "list[alt.Chart | alt.LayerChart]":
+    """The map of members, the losses as planned, and the losses after training."""
     by_count = {
         2: (strips.line_of_members, strips.line_of_losses),
         3: (triangle_of_members, triangle_of_losses),
     }
     bars = (strips.bars_of_members, strips.bars_of_losses)
     members, losses = by_count.get(len(run.params.traits), bars)
-    return members(run), losses(run)
+    return [members(run), losses(run, run.planned), losses(run, run.losses)]
 
 
 def triangle_of_members(run: Run) -> "alt.LayerChart":
@@ -43,9 +45,9 @@ def triangle_of_members(run: Run) -> "alt.LayerChart":
 
     dots = alt.Chart(_places(run, run.tastes)).mark_circle(size=13, color=ON_COLOR, opacity=0.6)
     labels = alt.Chart(_labels(run)).encode(**_position(), text="label:N")
-    text = {"fontSize": 15, "fontWeight": "bold"}
+    text = {"fontSize": LETTERS, "fontWeight": "bold"}
     layers = [
-        _cells(run, filled=True).encode(fill=alt.Fill("color:N", scale=None)),
+        _cells(run, run.losses.cells).encode(fill=alt.Fill("color:N", scale=None)),
         dots.encode(**_position()),
         labels.mark_text(stroke="white", strokeWidth=4, strokeJoin="round", opacity=0.8, **text),
         labels.mark_text(color=ON_COLOR, **text),
@@ -54,21 +56,19 @@ def triangle_of_members(run: Run) -> "alt.LayerChart":
     return _plain(alt.layer(*layers))
 
 
-def triangle_of_losses(run: Run) -> "alt.LayerChart":
+def triangle_of_losses(run: Run, losses: Losses) -> "alt.LayerChart":
     import altair as alt
 
     tiles = [
-        _tiles(run, UP, run.region.counts(TILES - 1) + 1 / 3),
-        _tiles(run, DOWN, run.region.counts(TILES - 2) + 2 / 3),
+        _tiles(run, losses, UP, run.region.counts(TILES - 1) + 1 / 3),
+        _tiles(run, losses, DOWN, run.region.counts(TILES - 2) + 2 / 3),
     ]
-    worst = run.portfolio["worst"]
-    at_worst = np.array([[worst["weights"][trait] for trait in run.params.traits]])
-    ring = alt.Chart(_places(run, at_worst)).encode(**_position())
+    ring = alt.Chart(_places(run, losses.worst()[0][None])).encode(**_position())
     look = {"filled": False, "opacity": 1, "size": 190}
     layers = [
         _ground(),
         *tiles,
-        _cells(run, filled=False),
+        _cells(run, losses.cells, filled=False),
         ring.mark_point(color="white", strokeWidth=6, **look),
         ring.mark_point(color=ON_COLOR, strokeWidth=2.5, **look),
         *_corners(run),
@@ -85,12 +85,12 @@ def _ground() -> "alt.Chart":
     return whole.encode(**_position(), order="turn:Q")
 
 
-def _tiles(run: Run, shape: str, middles: np.ndarray) -> "alt.Chart":
+def _tiles(run: Run, losses: Losses, shape: str, middles: np.ndarray) -> "alt.Chart":
     """Small triangles, coloured by the loss in their middles (P, 3), in tiles from each corner."""
     import altair as alt
 
     weights = run.region.spread(middles / TILES)
-    frame = _places(run, weights).with_columns(loss=run.losses(weights).round(4))
+    frame = _places(run, weights).with_columns(loss=losses.at(weights).round(4))
     marks = alt.Chart(frame.filter(pl.col("loss").is_finite())).mark_point(
         shape=shape, filled=True, opacity=1, strokeWidth=0, size=(OVERLAP * PIXELS / TILES) ** 2
     )
@@ -104,20 +104,24 @@ def _places(run: Run, weights: np.ndarray) -> pl.DataFrame:
     return pl.DataFrame({"x": place[:, 0].round(4), "y": place[:, 1].round(4)})
 
 
-def _around(run: Run, cell: dict) -> pl.DataFrame:
+def _around(run: Run, cell: Cell) -> pl.DataFrame:
     """x, y and `turn`: the corners of a cell, in order around it."""
-    places = _places(run, vertices(cell, run.params.trait_names))
+    places = _places(run, cell.vertices)
     x, y = places["x"] - places["x"].mean(), places["y"] - places["y"].mean()
     return places.with_columns(turn=np.arctan2(y, x)).sort("turn")
 
 
-def _cells(run: Run, filled: bool) -> "alt.Chart":
+def _cells(run: Run, parts: list[Cell], filled: bool = True) -> "alt.Chart":
+    """Outlines of cells; filled, those of the portfolio, each in its member's colour."""
     import altair as alt
 
     color_of = shades(run)
     frames = [
-        _around(run, cell).with_columns(cell=pl.lit(place), color=pl.lit(color_of[cell["member"]]))
-        for place, cell in enumerate(run.portfolio["cells"])
+        _around(run, cell).with_columns(
+            cell=pl.lit(place),
+            color=pl.lit(color_of[run.planes.names[cell.member]] if filled else ON_COLOR),
+        )
+        for place, cell in enumerate(parts)
     ]
     look = {"stroke": CARD if filled else ON_COLOR, "strokeWidth": 2.5 if filled else 0.8}
     outline = alt.Chart(pl.concat(frames)).mark_line(
@@ -129,12 +133,12 @@ def _cells(run: Run, filled: bool) -> "alt.Chart":
 def _labels(run: Run) -> pl.DataFrame:
     """The middle of every cell, and its member's number."""
     names, rows = numbers(run), []
-    for cell in run.portfolio["cells"]:
+    for cell in run.losses.cells:
         x, y, _ = _around(run, cell)
         next_x, next_y = (c.shift(-1, fill_value=c[0]) for c in (x, y))
         cross = x * next_y - next_x * y
         middle = [(side * cross).sum() / (3 * cross.sum()) for side in (x + next_x, y + next_y)]
-        rows.append({"x": middle[0], "y": middle[1], "label": names[cell["member"]]})
+        rows.append({"x": middle[0], "y": middle[1], "label": names[run.planes.names[cell.member]]})
     return pl.DataFrame(rows)
 
 
@@ -142,8 +146,8 @@ def _corners(run: Run) -> "list[alt.Chart]":
     import altair as alt
 
     frame = pl.DataFrame({"x": CORNERS[:, 0], "y": CORNERS[:, 1], "trait": run.params.trait_names})
-    text = {"fontSize": 15, "color": INK, "fontWeight": "bold"}
-    below = alt.Chart(frame[:2]).mark_text(dy=20, **text)
+    text = {"fontSize": LETTERS, "color": INK, "fontWeight": "bold"}
+    below = alt.Chart(frame[:2]).mark_text(dy=22, **text)
     above = alt.Chart(frame[2:]).mark_text(dy=-14, **text)
     return [part.encode(**_position(), text="trait:N") for part in (below, above)]
 
@@ -164,11 +168,10 @@ def _plain(chart: "alt.LayerChart") -> "alt.LayerChart":
 
 
 def _loss_color(run: Run) -> dict:
-    """Scale and legend whose turning point is the loss that was asked."""
+    """Scale and legend, the same on every map, whose turning point is the loss that was asked."""
     import altair as alt
 
-    asked = run.portfolio["epsilon"]
-    top = max(run.portfolio["certificate"]["epsilon_point"] or 0.0, 1.5 * asked)
+    asked, top = run.portfolio["epsilon"], run.largest_loss
     told = f"format(datum.value, '.1%') + (datum.value == {asked} ? ' asked' : '')"
     legend = alt.Legend(
         type="gradient",
@@ -178,6 +181,8 @@ def _loss_color(run: Run) -> dict:
         gradientStrokeColor=LINE,
         title="loss, as part of the ideal value",
         titleAnchor="middle",
+        titleFontSize=LETTERS - 2,
+        labelFontSize=LETTERS - 2,
         values=[0, asked, top],
         labelExpr=told,
     )

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from palette.reporting import colors
-from palette.reporting.run import Run
+from palette.reporting.run import Run, vertices
 
 
 def table(run: Run) -> pl.DataFrame:
@@ -26,7 +26,7 @@ def table(run: Run) -> pl.DataFrame:
                 **{name: policy[name] for name in ("kl", "cost", "share")},
                 "users": served.get(policy["id"], 0),
                 "region": won.get(policy["id"], 0.0),
-                "mb": run.megabytes.get(policy["id"], 0.0),
+                "mb": run.sizes.get(policy["id"], (0.0, 0.0))[0],
             }
             for policy in [base, *run.portfolio["members"]]
         ],
@@ -36,11 +36,6 @@ def table(run: Run) -> pl.DataFrame:
 
 def as_csv(members: pl.DataFrame) -> str:
     return members.with_columns(pl.col(pl.Float64).round_sig_figs(4)).write_csv()
-
-
-def vertices(cell: dict, traits: list[str]) -> np.ndarray:
-    """(V, d): the corners of a cell of portfolio.json."""
-    return np.array([[vertex[trait] for trait in traits] for vertex in cell["vertices"]])
 
 
 def parts_of_region(cells: list[dict], traits: list[str]) -> dict[str, float]:

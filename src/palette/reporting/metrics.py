@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 
 from palette.params import Evaluation
-from palette.reporting.members import perplexity
+from palette.reporting import users
+from palette.reporting.members import parts_of_region, perplexity
 from palette.reporting.run import Run
 from palette.summary import METHODS
 
@@ -18,7 +19,9 @@ GROUPS = {"seen": "", "unseen": "unseen.", "no_history": "no_history."}
 
 def measure(run: Run) -> Metrics:
     """All metrics, sorted by key and rounded; what is absent or infinite is None."""
-    found = verdict(run) | cost(run) | routing(run) | methods(run.evaluation, run.params.evaluation)
+    found = verdict(run) | methods(run.evaluation, run.params.evaluation)
+    found |= users.routing(run, list(GROUPS)) | users.true_regret(run.evaluation, GROUPS)
+    found |= users.utilities(run) | users.cost(run)
     if run.params.base.model == "sandbox":
         found |= {f"sandbox.gap.{name}": gap for name, gap in run.portfolio["gap"].items()}
         found |= {f"sandbox.skill.{name}": skill for name, skill in run.skills.items()}
@@ -26,50 +29,29 @@ def measure(run: Run) -> Metrics:
 
 
 def verdict(run: Run) -> Metrics:
-    portfolio, plan = run.portfolio, run.plan
+    """What was planned, what was kept, and how it was judged on certify."""
+    portfolio, plan, certificate = run.portfolio, run.plan, run.portfolio["certificate"]
+    won = parts_of_region(portfolio["cells"], run.params.trait_names)
     return {
         "portfolio.size": len(portfolio["members"]),
+        "portfolio.perplexity": perplexity(np.array(list(won.values()))),
         "plan.trainings": plan["trainings"],
         "plan.lower_bound": plan["lower_bound"],
+        "plan.palm_bound": plan["palm_bound"],
+        "plan.reached": plan["reached"],
         "certificate.epsilon.requested": portfolio["epsilon"],
-        "certificate.epsilon.point": portfolio["certificate"]["epsilon_point"],
-        "certificate.epsilon.upper": portfolio["certificate"]["epsilon_upper"],
+        "certificate.epsilon.point": certificate["epsilon_point"],
+        "certificate.epsilon.upper": certificate["epsilon_upper"],
         "certificate.delta.requested": portfolio["delta"],
-        "certificate.confidence": portfolio["confidence"],
-        "certificate.prompts": portfolio["certificate"]["prompts"],
-        "certificate.topics": portfolio["certificate"]["topics"],
+        "certificate.confidence": certificate["confidence"],
+        "certificate.looks": certificate["looks"],
+        "certificate.prompts": certificate["prompts"],
+        "certificate.topics": certificate["topics"],
         "certificate.passed": int(portfolio["passed"]),
+        "certificate.regret": portfolio["worst"]["additive"],
+        "certificate.thin": portfolio["thin"],
         "adapters.share.min": portfolio["adapters"]["share_min"],
         "adapters.share.mean": portfolio["adapters"]["share_mean"],
-    }
-
-
-def cost(run: Run) -> Metrics:
-    """What is stored and loaded, against an adapter for every user. Sizes in 10^6 bytes."""
-    total = sum(run.megabytes.values())
-    each = total / len(run.megabytes) if run.megabytes else None
-    return {
-        "cost.mb": total,
-        "cost.mb.per_user": each * len(run.users) if each else None,
-        "cost.ratio": len(run.users) / len(run.megabytes) if run.megabytes else None,
-    }
-
-
-def routing(run: Run) -> Metrics:
-    """How many users there are, and how they spread over the members."""
-    served = run.routes["member"].value_counts()["count"].to_numpy()
-    counts = {
-        f"users.{group}": run.evaluation.filter(group=group)["user_id"].n_unique()
-        for group in GROUPS
-    }
-    return counts | {
-        "users.total": len(run.users),
-        "users.per_user": run.evaluation.filter(method="per_user")["user_id"].n_unique(),
-        "routes.members": len(served),
-        "routes.largest": served.max() / served.sum() if len(served) else None,
-        "routes.perplexity": perplexity(served),
-        "routes.uncertain": run.routes["uncertain"].mean(),
-        "routes.regret.mean": run.routes["regret"].mean(),
     }
 
 

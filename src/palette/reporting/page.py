@@ -11,7 +11,8 @@ from palette.reporting.members import numbers, shades
 from palette.reporting.metrics import GROUPS, Metrics
 from palette.reporting.run import Run
 from palette.reporting.theme import embedded
-from palette.summary import METHODS
+from palette.reporting.users import QUANTILES
+from palette.summary import METHODS, UTILITIES, strained, warning
 
 SKILL_NAMES = {
     "insight.exact": "a personal insight names what the history shows, on every trait",
@@ -51,7 +52,12 @@ def render(run: Run, metrics: Metrics, policies: pl.DataFrame, pictures: Picture
         pictures=drawn,
         members=portraits(run, policies),
         methods=compared(metrics),
+        confidence=confidence(metrics),
         rival=rival(metrics),
+        regrets=regrets(run, metrics),
+        utilities=utilities(metrics),
+        warning=warning(metrics),
+        mend=mended(run),
         prompts=conversations(run),
         skills=skills(run),
     )
@@ -72,7 +78,7 @@ def answer(run: Run, metrics: Metrics) -> Answer:
     asked = percent(metrics["certificate.epsilon.requested"])
     delta = metrics["certificate.delta.requested"]
     beyond = f", beyond an allowance of {delta:g}" if delta else ""
-    sure = f"With {metrics['certificate.confidence']:.0%} confidence"
+    sure = f"With {confidence(metrics)} confidence"
     upper = metrics["certificate.epsilon.upper"]
     passed = metrics["certificate.passed"] == 1
     if upper is None:
@@ -88,9 +94,12 @@ def descriptions(run: Run) -> dict[str, str]:
     """What each picture shows, for those who do not see it."""
     worst = run.portfolio["worst"]
     place = ", ".join(f"{trait} {percent(w)}" for trait, w in worst["weights"].items())
+    before = run.planned.worst()[1]
     return {
         "members": "Map of all tastes, cut into the parts that each member serves. The table of "
         "members below has the same in numbers.",
+        "planned": "Loss of every taste against its ideal value as planned, before training, with "
+        f"ideal adapters for the planned weights. The largest is {percent(before)}.",
         "losses": f"Loss of every taste against its ideal value. The largest, "
         f"{percent(worst['multiplicative'])}, is at {place}, served by {worst['member']}.",
         "methods": "Objective of every method with its interval, for seen and unseen users and "
@@ -136,6 +145,39 @@ def rival(metrics: Metrics) -> dict[str, Any] | None:
     return {"name": METHOD_NAMES[best], "lead": lead, "told_apart": told}
 
 
+def regrets(run: Run, metrics: Metrics) -> list[tuple[str, list[float | None]]]:
+    """Rows of the table of regrets: whose, and mean, quantiles and worst, or None."""
+    judged = "at the true taste" if run.params.users.file is None else "at the estimate"
+    rows = {
+        "all users, at the estimate": "routes.regret",
+        "all users, worst in the interval": "routes.worst_regret",
+        "seen users, at the estimate": "routes.seen.regret",
+        "seen users, worst in the interval": "routes.seen.worst_regret",
+        f"seen users, {judged}, on test": "regret.portfolio",
+    }
+    steps = ("mean", *QUANTILES, "worst")
+    return [(name, [metrics[f"{key}.{step}"] for step in steps]) for name, key in rows.items()]
+
+
+def utilities(metrics: Metrics) -> list[dict[str, Any]]:
+    """Rows of the table of utilities; `strained` where the loss is more than asked."""
+    beyond = strained(metrics)
+    return [
+        {"name": name, "strained": key in beyond}
+        | {step: metrics[f"utility.{key}.loss.{step}"] for step in ("mean", "p95", "beyond")}
+        for key, name in UTILITIES.items()
+    ]
+
+
+def mended(run: Run) -> dict[str, Any] | None:
+    """What would mend a verdict that fails: weights in the order of the traits, and advice."""
+    if run.portfolio["passed"]:
+        return None
+    mend, traits = run.portfolio["mend"], run.params.trait_names
+    weights = [[weights[trait] for trait in traits] for weights in mend["weights"]]
+    return mend | {"weights": weights}
+
+
 def conversations(run: Run) -> list[dict[str, Any]]:
     """The shown prompts, each with one answer of every policy."""
     number, color, traits = numbers(run), shades(run), run.params.trait_names
@@ -178,6 +220,11 @@ def spread(metrics: Metrics, key: str) -> tuple[float, float | None, float | Non
 def percent(number: float | None, places: int = 1) -> str:
     """12.3%, with a real minus sign; a dash for what is absent."""
     return "–" if number is None else f"{decimals(100 * number, places)}%"
+
+
+def confidence(metrics: Metrics) -> str:
+    """Every digit: 97.5% must not become 98%."""
+    return f"{100 * metrics['certificate.confidence']:.6g}%"
 
 
 def decimals(number: float | None, places: int = 2) -> str:

@@ -1,6 +1,7 @@
 """Everything that the report tells of, read once. No history, insight or user name is in it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -8,23 +9,13 @@ import numpy as np
 import polars as pl
 
 from palette import arrays, tables
-from palette.core.covering import least_epsilon
-from palette.core.envelope import Planes
-from palette.core.ideal import Ideal
+from palette.core.envelope import Cell, Planes
 from palette.core.region import Region
 from palette.params import Params
+from palette.reporting.losses import Losses, as_planned
 from palette.routes import estimates, read_planes
 
 SHOWN = 3  # test prompts whose answers are printed
-
-
-@dataclass(frozen=True)
-class Certify:
-    """The certify split, on which losses are judged."""
-
-    ideal: Ideal
-    planes: Planes
-    """the base and the members, in the order of `Run.planes`"""
 
 
 @dataclass(frozen=True)
@@ -34,7 +25,10 @@ class Run:
     plan: dict[str, Any]
     planes: Planes
     """the base and the members on select: they decide who is routed where"""
-    certify: Certify
+    losses: Losses
+    """of the trained members, on certify"""
+    planned: Losses
+    """of the plan's ideal members"""
     users: pl.DataFrame
     """the table users"""
     routes: pl.DataFrame
@@ -43,10 +37,12 @@ class Run:
     """(U, d): estimated weights of the users who may be shown"""
     evaluation: pl.DataFrame
     """the table evaluation"""
+    utilities: pl.DataFrame
+    """the table utilities"""
     answers: pl.DataFrame
     """prompt_id, prompt, member, response, reward_TRAIT: one answer of every policy, base first"""
-    megabytes: dict[str, float]
-    """member → size of its files, 10^6 bytes"""
+    sizes: dict[str, tuple[float, float]]
+    """member → size of its files, and of its weights when loaded, 10^6 bytes"""
     skills: dict[str, float]
     """of the sandbox's model, 0 to 1; empty for any other base"""
 
@@ -54,19 +50,11 @@ class Run:
     def region(self) -> Region:
         return Region(tuple(self.params.floor))
 
-    def losses(self, weights: np.ndarray) -> np.ndarray:
-        """(P,): the least ε that holds at the weights (P, d) at the δ asked, as the verdict has it.
-
-        The member is the one that select routes there; f* errs upward, on certify.
-        """
-        routed = self.planes.best(weights)
-        worth = self.certify.planes.worth(weights)[np.arange(len(weights)), routed]
-        return self.short_of_ideal(weights, worth)
-
-    def short_of_ideal(self, weights: np.ndarray, worth: np.ndarray) -> np.ndarray:
-        """(P,): the least ε with which a worth on certify holds; infinite where none does."""
-        ideal = self.certify.ideal.upward(weights).mean(axis=1)
-        return least_epsilon(ideal, worth, self.portfolio["delta"])
+    @cached_property
+    def largest_loss(self) -> float:
+        """Where the scale of losses ends: beyond all finite ones, and beyond the ε asked."""
+        worst = [losses.worst()[1] for losses in (self.planned, self.losses)]
+        return max(1.5 * self.portfolio["epsilon"], *(loss for loss in worst if np.isfinite(loss)))
 
 
 def read(params: Params) -> Run:
@@ -76,29 +64,51 @@ def read(params: Params) -> Run:
         PaletteError: an artifact is missing or does not fit its schema.
     """
     portfolio = tables.read_json(tables.DATA / "portfolio" / "portfolio.json")
+    plan = tables.read_json(tables.DATA / "plan" / "plan.json")
     members = [member["id"] for member in portfolio["members"]]
     users = tables.read("users")
+    losses, planned = read_losses(params, portfolio, plan)
     return Run(
         params=params,
         portfolio=portfolio,
-        plan=tables.read_json(tables.DATA / "plan" / "plan.json"),
-        planes=read_planes(portfolio, params),
-        certify=read_certify(params, members),
+        plan=plan,
+        planes=losses.routing,
+        losses=losses,
+        planned=planned,
         users=users,
         routes=tables.read("routes"),
         tastes=read_tastes(params, users),
         evaluation=tables.read("evaluation"),
+        utilities=tables.read("utilities"),
         answers=read_answers(params, members),
-        megabytes={name: megabytes(tables.DATA / "adapters" / name) for name in members},
+        sizes={name: sizes(tables.DATA / "adapters" / name) for name in members},
         skills=read_skills(params),
     )
 
 
-def read_certify(params: Params, members: list[str]) -> Certify:
+def read_losses(params: Params, portfolio: dict, plan: dict) -> tuple[Losses, Losses]:
+    """Of the trained members, and of the plan's ideal ones."""
+    traits, routing = params.trait_names, read_planes(portfolio, params)
     certify = arrays.scored(params, ["certify"])
-    worths = arrays.worths(params, certify, members)
-    planes = Planes(worths.names, worths.values.mean(axis=1), worths.costs.mean(axis=1))
-    return Certify(certify.ideal, planes)
+    worths = arrays.worths(params, certify, routing.names[1:])
+    judged = Planes(worths.names, worths.values.mean(axis=1), worths.costs.mean(axis=1))
+    ideals = arrays.mixtures(params, certify, routing.names[1:])
+    fixed = [
+        Cell(routing.names.index(cell["member"]), vertices(cell, traits))
+        for cell in portfolio["cells"]
+    ]
+    weights = [[member["weights"][trait] for trait in traits] for member in plan["members"]]
+    names = tuple(member["id"] for member in plan["members"])
+    region, delta = Region(tuple(params.floor)), portfolio["delta"]
+    return (
+        Losses(routing, judged, ideals, fixed, delta),
+        as_planned(names, np.array(weights), certify.ideal, region, delta),
+    )
+
+
+def vertices(cell: dict, traits: list[str]) -> np.ndarray:
+    """(V, d): the corners of a cell of portfolio.json."""
+    return np.array([[vertex[trait] for trait in traits] for vertex in cell["vertices"]])
 
 
 def read_tastes(params: Params, users: pl.DataFrame) -> np.ndarray:
@@ -132,5 +142,10 @@ def read_skills(params: Params) -> dict[str, float]:
     return tables.read_json(tables.DATA / "sandbox" / "skills.json")
 
 
-def megabytes(folder: Path) -> float:
-    return sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+def sizes(folder: Path) -> tuple[float, float]:
+    """Of an adapter's files, and of its weights (parameters × their width), 10^6 bytes."""
+    from safetensors import deserialize
+
+    stored = sum(file.stat().st_size for file in folder.iterdir())
+    tensors = deserialize((folder / "adapter_model.safetensors").read_bytes())
+    return stored / 1e6, sum(len(tensor["data"]) for _, tensor in tensors) / 1e6

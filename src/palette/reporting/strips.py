@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from palette.reporting.members import numbers, parts_of_region, shades, vertices
+from palette.reporting.losses import Losses
+from palette.reporting.members import numbers, parts_of_region, shades
 from palette.reporting.run import Run
 from palette.reporting.theme import HOT, INK, MUTED, ON_COLOR, PIXELS
 
@@ -40,16 +41,16 @@ def line_of_members(run: Run) -> "alt.LayerChart":
     return alt.layer(*layers).properties(width=PIXELS, height=300)
 
 
-def line_of_losses(run: Run) -> "alt.LayerChart":
+def line_of_losses(run: Run, losses: Losses) -> "alt.LayerChart":
     import altair as alt
 
     weights = run.region.spread(_ends(POINTS))
-    frame = _shares(run, weights).with_columns(loss=run.losses(weights))
-    losses = alt.Chart(frame.filter(pl.col("loss").is_finite())).mark_line(color=HOT)
+    frame = _shares(run, weights).with_columns(loss=losses.at(weights))
+    curve = alt.Chart(frame.filter(pl.col("loss").is_finite())).mark_line(color=HOT)
     x = alt.X("x:Q", title=_line_title(run), axis=alt.Axis(format="%", grid=False))
-    y = alt.Y("loss:Q", title="loss, as part of the ideal value", axis=alt.Axis(format="%"))
+    y = alt.Y("loss:Q", title="loss, as part of the ideal value", **_loss_axis(run))
     asked = _asked(run).encode(y="loss:Q")
-    return alt.layer(losses.encode(x=x, y=y), asked).properties(width=PIXELS, height=300)
+    return alt.layer(curve.encode(x=x, y=y), asked).properties(width=PIXELS, height=300)
 
 
 def bars_of_members(run: Run) -> "alt.Chart":
@@ -58,34 +59,44 @@ def bars_of_members(run: Run) -> "alt.Chart":
 
     x = alt.X("region:Q", title="part of all tastes that it serves", axis=alt.Axis(format="%"))
     color = alt.Color("color:N", scale=None)
-    return _bars(run).mark_bar().encode(x=x, y=_member_axis(), color=color)
+    parts = parts_of_region(run.portfolio["cells"], run.params.trait_names)
+    return _bars(run, "region", parts).mark_bar().encode(x=x, y=_member_axis(), color=color)
 
 
-def bars_of_losses(run: Run) -> "alt.LayerChart":
+def bars_of_losses(run: Run, losses: Losses) -> "alt.LayerChart":
     """The largest loss of each member's cells, which is at one of their corners."""
     import altair as alt
 
-    x = alt.X("loss:Q", title="largest loss where it serves", axis=alt.Axis(format="%"))
-    bars = _bars(run).mark_bar(color=HOT).encode(x=x, y=_member_axis())
+    x = alt.X("loss:Q", title="largest loss where it serves", **_loss_axis(run))
+    bars = _bars(run, "loss", losses.by_member()).mark_bar(color=HOT).encode(x=x, y=_member_axis())
     return alt.layer(bars, _asked(run).encode(x="loss:Q"))
 
 
-def _bars(run: Run) -> "alt.Chart":
+def _bars(run: Run, column: str, numbers_of: dict[str, float]) -> "alt.Chart":
+    """A bar for each member; those that the portfolio does not keep have no number of their own."""
     import altair as alt
 
-    traits, cells = run.params.trait_names, run.portfolio["cells"]
-    names, colors, losses = numbers(run), shades(run), {}
-    for cell in cells:
-        corners, row = vertices(cell, traits), run.planes.names.index(cell["member"])
-        worst = run.short_of_ideal(corners, run.certify.planes.worth(corners)[:, row]).max()
-        losses[cell["member"]] = max(worst, losses.get(cell["member"], 0.0))
-    parts = parts_of_region(cells, traits)
+    names, colors = numbers(run), shades(run)
     rows = [
-        {"member": f"{names[m]} · {m}" if m != "base" else m, "place": place, "region": part,
-         "loss": losses[m] if np.isfinite(losses[m]) else None, "color": colors[m]}
-        for place, (m, part) in enumerate(parts.items())
-    ]  # fmt: skip
+        {
+            "member": f"{names[member]} · {member}"
+            if names.get(member, member) != member
+            else member,
+            "place": place,
+            column: number if np.isfinite(number) else None,
+            "color": colors.get(member, MUTED),
+        }
+        for place, (member, number) in enumerate(numbers_of.items())
+    ]
     return alt.Chart(pl.DataFrame(rows)).properties(width=PIXELS - 80, height={"step": 24})
+
+
+def _loss_axis(run: Run) -> dict:
+    """The same on both pictures of losses."""
+    import altair as alt
+
+    scale = alt.Scale(domain=[0, run.largest_loss], nice=False)
+    return {"axis": alt.Axis(format="%"), "scale": scale}
 
 
 def _member_axis() -> "alt.Y":
@@ -104,10 +115,10 @@ def _asked(run: Run) -> "alt.Chart":
 
 def _line(run: Run) -> pl.DataFrame:
     weights = run.region.spread(_ends(POINTS))
-    every = run.certify.planes.worth(weights)
+    routed, every = run.planes.best(weights), run.losses.judged.worth(weights)
     worth = {
-        "portfolio": every[np.arange(len(weights)), run.planes.best(weights)],
-        "ideal": run.certify.ideal.upward(weights).mean(axis=1),
+        "portfolio": every[np.arange(len(weights)), routed],
+        "ideal": run.losses.ideal(weights, routed),
         "base": every[:, 0],
     }
     shares = _shares(run, weights)
@@ -117,9 +128,9 @@ def _line(run: Run) -> pl.DataFrame:
 
 def _bands(run: Run) -> pl.DataFrame:
     names, colors, rows = numbers(run), shades(run), []
-    for cell in run.portfolio["cells"]:
-        x = _shares(run, vertices(cell, run.params.trait_names))["x"]
-        own = {"label": names[cell["member"]], "color": colors[cell["member"]]}
+    for cell in run.losses.cells:
+        x, member = _shares(run, cell.vertices)["x"], run.planes.names[cell.member]
+        own = {"label": names[member], "color": colors[member]}
         rows.append({"x": x.min(), "end": x.max(), "middle": (x.min() + x.max()) / 2} | own)
     return pl.DataFrame(rows)
 

@@ -1,0 +1,81 @@
+"""How many trainings does each strategy need, and how good is a portfolio of a given size?
+
+    .venv/bin/python benchmarks/portfolio.py           # all; trains the sandbox's three bases once
+    .venv/bin/python benchmarks/portfolio.py --quick   # numbers alone, 2 and 3 traits, one epsilon
+
+Every strategy plans from identical rollouts, with ideal policies (tangents of f*), and is judged over
+all of W, exactly. The table goes to results/portfolio.csv too, and the picture of ε against the
+number of members to results/portfolio.svg. `contenders.py` says what each row is.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import typer
+import worlds
+from contenders import compare
+from curves import draw, points
+from rich.console import Console
+from rich.table import Table
+
+from palette.core.moving import Setting
+
+RESULTS = Path(__file__).parent / "results"
+EPSILONS, TRAITS, SEEDS = (0.05, 0.02, 0.01), (2, 3, 4), (0, 1, 2)
+
+
+def count(number: float) -> str:
+    return f"{number:,.1f}".removesuffix(".0")
+
+
+SHOWN = {"world": str, "d": str, "epsilon": "{:.0%}".format, "lower_bound": str, "strategy": str,
+         "trainings": count, "kept": count,
+         "reached": "{:.2%}".format, "seconds": "{:.2f}".format, "note": str}  # fmt: skip
+
+
+def main(quick: bool = typer.Option(False, help="numbers alone, and few of them")) -> None:
+    chosen = [("numbers", 3, worlds.synthetic(3, 0))] if quick else list(settings())
+    frame = tabulate(chosen, EPSILONS[:1] if quick else EPSILONS)
+    show(frame)
+    if quick:
+        return
+    RESULTS.mkdir(exist_ok=True)
+    frame.write_csv(RESULTS / "portfolio.csv", float_precision=5)
+    picture = draw(points(worlds.sandbox(3, 0)), "Three traits of the sandbox, ideal policies")
+    (RESULTS / "portfolio.svg").write_text(picture, encoding="utf-8")
+
+
+def settings() -> Iterator[tuple[str, int, Setting]]:
+    for d in TRAITS:
+        yield "numbers", d, worlds.synthetic(d, 0)
+        for seed in SEEDS:
+            yield f"sandbox {seed}", d, worlds.sandbox(d, seed)
+
+
+def tabulate(chosen: list[tuple[str, int, Setting]], epsilons: tuple[float, ...]) -> pl.DataFrame:
+    rows = []
+    for world, d, setting in chosen:
+        for epsilon in epsilons:
+            bound, contenders = compare(setting, epsilon)
+            case = {"world": world, "d": d, "epsilon": epsilon, "lower_bound": bound}
+            rows += [case | vars(row) for row in contenders]
+            print(f"{world}, {d} traits, ε {epsilon:.0%}: done", file=sys.stderr)
+    return pl.DataFrame(rows, infer_schema_length=None).select(list(SHOWN))
+
+
+def show(frame: pl.DataFrame) -> None:
+    table = Table(*SHOWN, title="Trainings that hold ε on all of W")
+    last = None
+    for row in frame.iter_rows(named=True):
+        case = (row["world"], row["d"], row["epsilon"])
+        if last is not None and case != last:
+            table.add_section()
+        last = case
+        table.add_row(*("-" if row[k] is None else how(row[k]) for k, how in SHOWN.items()))
+    Console(width=150).print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

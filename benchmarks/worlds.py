@@ -1,0 +1,75 @@
+"""Worlds to plan in: the sandbox's rollouts, scored by four traits, and rewards made of numbers alone."""
+
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import yaml
+
+from palette import arrays, tables
+from palette.core.ideal import Ideal
+from palette.core.moving import Setting
+from palette.core.region import Region
+from palette.params import Params
+
+SCRATCH = Path(".palette/benchmarks")  # of the project; git-ignored, safe to delete
+PROMPTS, SAMPLES, BETA = 40, 256, 0.1
+TRAITS = {
+    "brevity": {"kind": "brevity", "best": 8, "worst": 34},
+    "humor": {"kind": "humor"},
+    "safety": {"kind": "safety"},
+    "fewwords": {"kind": "brevity", "best": 20, "worst": 48},
+}
+
+
+def synthetic(d: int, seed: int, prompts: int = PROMPTS) -> Setting:
+    """Rewards that pull against each other: normal, less most of their mean, squashed to [0, 1]."""
+    z = np.random.default_rng(seed).normal(size=(prompts, SAMPLES, d))
+    z -= 0.8 * z.mean(axis=2, keepdims=True)
+    return Setting(Ideal(1 / (1 + np.exp(-2 * z)), BETA), Region((0.0,) * d))
+
+
+def sandbox(d: int, seed: int) -> Setting:
+    """The sandbox's own rollouts by the first d of TRAITS, made by the stages where they are not yet."""
+    folder = SCRATCH / f"seed{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    params = _params(seed)
+    with contextlib.chdir(folder):
+        _make(params)
+        ideal = arrays.scored(params, ["train", "select"]).ideal
+    rewards = Ideal(ideal.rewards[:, :, :d], ideal.beta, ideal.log_weights)
+    return Setting(rewards.condensed(), Region((0.0,) * d))
+
+
+def _params(seed: int) -> Params:
+    samples = {"train": SAMPLES, "select": SAMPLES, "certify": 2, "test": 2}
+    return Params.model_validate({
+        "sandbox": {"seed": seed},
+        "rollouts": {"samples": samples},
+        "traits": TRAITS,
+        "objective": {"beta": BETA},
+    })  # fmt: skip
+
+
+def _make(params: Params) -> None:
+    """The stages base, prompts, rollouts and rewards, in the working directory, each once."""
+    Path("params.yaml").write_text(yaml.safe_dump(params.model_dump(), sort_keys=False))
+    if not (tables.DATA / "base").exists():
+        _stage("base")
+    if not tables.path("rollouts").exists():
+        _stage("prompts")
+        prompts = tables.read("prompts")
+        few = [prompts.filter(split=split).head(PROMPTS // 2) for split in ("train", "select")]
+        tables.write("prompts", pl.concat(few))
+        _stage("rollouts")
+    for trait in TRAITS:
+        if not tables.path("rewards", trait).exists():
+            _stage("rewards", trait)
+
+
+def _stage(name: str, *words: str) -> None:
+    print(f"{Path.cwd().name}: {' '.join([name, *words])}", file=sys.stderr)
+    subprocess.run([sys.executable, "-m", f"palette.{name}", *words], check=True)
