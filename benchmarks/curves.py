@@ -28,7 +28,7 @@ def points(setting: Setting, sizes: tuple[int, ...] = SIZES) -> pl.DataFrame:
     asked = Asked("", 0.001, none, most)  # so fine that no sequence stops before
     rows = [("minimal", k, planning.budgeted(setting, k, none, 20).reached) for k in sizes]
     sequences = {"lazy": strategies.worst_first(setting, asked)}
-    calls = ols.support(setting, 0.0, most)
+    calls, _ = ols.support(setting, 0.0, most)
     sequences["optimistic linear support"] = calls
     for name, sequence in sequences.items():
         rows += [(name, k, _reached(setting, sequence[:k])) for k in sizes if k <= len(sequence)]
@@ -62,7 +62,7 @@ def draw(frame: pl.DataFrame, title: str) -> str:
         sort=names,
         title="strategy",
     )
-    x = alt.X("members:Q", title="members (trainings)", scale=alt.Scale(type="log"),
+    x = alt.X("members:Q", title="members (trainings)", scale=alt.Scale(type="log", nice=False),
               axis=alt.Axis(values=[1, 2, 3, 5, 10, 20, 40], format="d"))  # fmt: skip
     ticks = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
     y = alt.Y("epsilon:Q", title="ε reached over all of W", scale=alt.Scale(type="log"),

@@ -13,18 +13,18 @@ from palette.core.moving import Setting
 SAME = 1e-9  # below it a new plane is no gain
 
 
-def support(setting: Setting, epsilon: float, most: int) -> np.ndarray | None:
+def support(setting: Setting, epsilon: float, most: int) -> tuple[np.ndarray, bool]:
     """(K, d): the weights trained for, in their order, until no corner may lose more than ε.
 
     An exact oracle: a training for w gives the ideal policy there, the tangent of f*. The base is
-    known from the start. None where `most` trainings are not enough.
+    known from the start. Also whether that many trainings, `most` at most, are enough.
     """
     region = setting.region
     planes, trained, values = setting.base(), np.empty((0, region.d)), np.empty(0)
     queue = {_key(corner): (np.inf, corner) for corner in region.vertices()}
     while queue:
         if len(trained) == most:
-            return None
+            return trained, False
         key = max(queue, key=lambda corner: (queue[corner][0], corner))
         weights = queue.pop(key)[1][None]
         trained = np.vstack([trained, weights])
@@ -45,7 +45,7 @@ def support(setting: Setting, epsilon: float, most: int) -> np.ndarray | None:
             loss = 1 - planes.worth(corner).max() / limit if limit > 0 else 0.0
             if loss > epsilon:
                 queue[_key(corner)] = (loss, corner)
-    return trained
+    return trained, True
 
 
 def _limit(trained: np.ndarray, values: np.ndarray, corner: np.ndarray) -> float:

@@ -99,6 +99,8 @@ def test_without_noise_the_bound_is_the_point_and_the_largest_pair_decides():
     topics = np.repeat(np.arange(4), 2)
     upper = Resampled(topics, 0.95, 2000).upper(ideal, worth, 0.0)
     assert upper.middle == pytest.approx(0.2, abs=1e-6)
-    assert Resampled(topics, 0.95, 2000).upper(ideal, worth, 0.05).middle == pytest.approx(0.1, abs=1e-6)
+    assert Resampled(topics, 0.95, 2000).upper(ideal, worth, 0.05).middle == pytest.approx(
+        0.1, abs=1e-6
+    )
     assert Resampled(np.zeros(8), 0.95, 2000).upper(ideal, worth, 0.0).middle == np.inf
     assert Resampled(topics, 0.95, 2000).upper(ideal, worth - 1, 0.0).middle == np.inf

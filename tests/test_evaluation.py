@@ -95,11 +95,18 @@ def test_the_references_are_the_exact_ones(worth):
         assert row["ideal"] == pytest.approx(tiny_chain.ideal(small, weights), abs=0.02)
 
 
-def test_the_portfolio_is_worth_what_its_members_are(worth):
+def test_the_portfolio_is_worth_what_its_members_are(chain):
     """Sampled, scored, merged, routed and averaged, it is still the exact J of the routed model."""
     small, base = tiny_chain.world("test"), load_base("cpu")
-    routes = dict(tables.read("routes").select("user_id", "member").rows())
-    assert len(set(routes.values())) > 1
+    portfolio = tables.read_json(tables.DATA / "portfolio" / "portfolio.json")
+    members = ["base", *(member["id"] for member in portfolio["members"])]
+    assert len(members) > 2
+    users = evaluation.judges(PARAMS)
+    routes = {user: members[row % len(members)] for row, user in enumerate(users["user_id"])}
+    test = arrays.scored(PARAMS, ["test"])
+    planes = evaluation.members_on(PARAMS, test)
+    rows = evaluation.from_planes(PARAMS, planes, users, routes)
+    worth = evaluation.compare(PARAMS, rows, test, users)
     for row in worth.filter(method="portfolio").iter_rows(named=True):
         folder = Path("data/adapters", routes[row["user_id"]])
         model = base if folder.name == "base" else with_adapters(base, {folder: 1.0})

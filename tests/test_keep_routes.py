@@ -22,8 +22,13 @@ def folder(tmp_path, monkeypatch):
 
 
 def write_routes(**members: str) -> None:
-    told = {"edit": "everyone", "regret": 0.0, "worst_regret": 0.1, "uncertain": False,
-            "robust": "base"}
+    told = {
+        "edit": "everyone",
+        "regret": 0.0,
+        "worst_regret": 0.1,
+        "uncertain": False,
+        "robust": "base",
+    }
     rows = [{"user_id": user, "member": own, "moved": True} for user, own in members.items()]
     tables.write("routes", pl.DataFrame(rows).with_columns(
         **{name: pl.lit(value) for name, value in told.items()}

@@ -67,7 +67,7 @@ def test_every_strategy_writes_a_plan_that_holds_and_twice_the_same(world, strat
     assert (tables.DATA / plan.PLAN).read_bytes() == first
 
 
-@pytest.mark.parametrize("strategy", ["lazy", "palm-grid", "uniform", "random"])
+@pytest.mark.parametrize("strategy", ["minimal", "lazy", "palm-grid", "uniform", "random"])
 def test_a_budget_is_kept_and_written(world, strategy):
     found = planned(params_with(strategy=strategy, epsilon=0.001, max_members=6))
     assert found["max_members"] == 6

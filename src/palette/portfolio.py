@@ -79,12 +79,8 @@ def repair(params: Params, plan: dict, portfolio: Portfolio, select: Bench) -> M
 
 def provenance(params: Params) -> dict[str, dict[str, str]]:
     """sha256 of every file that the portfolio came from."""
-    files = [
-        tables.path("prompts"),
-        tables.path("rollouts"),
-        tables.path("values"),
-        tables.path("likelihoods"),
-    ]
+    names = ("prompts", "rollouts", "values", "likelihoods")
+    files = [tables.path(name) for name in names if tables.path(name).exists()]
     files += [tables.path("rewards", trait) for trait in params.traits]
     files.append(tables.DATA / PLAN)
     digest = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

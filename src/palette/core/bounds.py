@@ -6,6 +6,7 @@ set of weights are no more than the fewest policies that cover all of W.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 
@@ -17,10 +18,11 @@ CELLS = 12_000  # cells made at most: where f* asks for more, the bound stays lo
 START = 256  # cells to begin with
 AT_ONCE = 256  # cells whose arrays are held at once
 SPLIT = 2000  # cells split at once, those that could cover most first
-USEFUL = 0.9  # of one member: what a centre must cover to be worth trying
+USEFUL = 0.98  # of one member: what a centre must cover to be worth trying
 PRICED = 1e-3  # a cell that could cover points worth this much over one member is split
-TRIES = 40  # rounds of splitting
-ROUNDS = 3  # of points added to cover
+TRIES = 60  # rounds of splitting
+PASSES = 4  # of them by the same prices
+ROUNDS = 2  # of points added to cover
 STEPS = 100  # at most, of the lattice of points to begin with
 POINTS = 160  # of that lattice at most
 LARGEST = 3  # traits: in more dimensions small cells are too many
@@ -156,7 +158,9 @@ def lower_bound(setting: Setting, epsilon: float) -> int:
     """
     found = [far_apart(setting, epsilon)]
     if setting.region.d <= LARGEST:
-        found += [relaxed.bound for relaxed in relaxations(setting, epsilon, setting.region.vertices())]
+        found += [
+            relaxed.bound for relaxed in relaxations(setting, epsilon, setting.region.vertices())
+        ]
     return max(found)
 
 
@@ -173,12 +177,20 @@ def _priced(
     """Split cells until none could cover points worth more than one member; their centres too."""
     does = setting.planes(candidates).worth(points)[:, 1:] >= targets[:, None]
     could = cells.reach(points) >= targets[:, None] - TOLERANCE
-    for _ in range(TRIES):
-        price = prices(does)
+    price = prices(does)
+    fresh = True
+    for trial in range(1, TRIES):
         worth = price @ could
         dear = np.flatnonzero(worth > 1 + PRICED)
-        if len(dear) == 0 or len(cells.centre) > CELLS:
+        # No plane covers points worth more than the dearest cell's, so members number at least:
+        proven = ceil(price.sum() / max(worth.max(), 1.0) - 1e-6)
+        if len(cells.centre) > CELLS or (fresh and proven == ceil(price.sum() - 1e-6)):
             break
+        # Prices cost more than cells: the same ones steer a few rounds of splitting.
+        fresh = len(dear) == 0 or trial % PASSES == 0
+        if fresh:
+            price = prices(does)
+            continue
         dear = dear[np.argsort(-worth[dear], kind="stable")][:SPLIT]
         halves = Cells.of(setting, cells.take(dear).halves())
         cells = cells.take(np.delete(np.arange(len(cells.centre)), dear)) + halves

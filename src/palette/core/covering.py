@@ -153,9 +153,7 @@ def least(covers: np.ndarray) -> tuple[tuple[int, ...], int]:
 
 def _essential(covers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns that are left once those implied by others are dropped."""
-    rows = np.arange(covers.shape[0])
-    _, columns = np.unique(np.packbits(covers, axis=0), axis=1, return_index=True)
-    columns.sort()
+    rows, columns = np.arange(covers.shape[0]), _distinct(covers)
     while True:
         matrix = covers[np.ix_(rows, columns)].astype(np.float32)
         shared = matrix.T @ matrix
@@ -168,6 +166,15 @@ def _essential(covers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if kept_columns.all() and kept_rows.all():
             return rows, columns
         rows, columns = rows[kept_rows], columns[kept_columns]
+
+
+def _distinct(covers: np.ndarray) -> np.ndarray:
+    """Indices of the columns, of equal ones the first, ascending; much faster than np.unique."""
+    packed = np.packbits(covers, axis=0).T
+    seen: dict[bytes, int] = {}
+    for column, bits in enumerate(packed):
+        seen.setdefault(bits.tobytes(), column)
+    return np.array(list(seen.values()), dtype=int)
 
 
 def _inside(shared: np.ndarray, around: bool = False) -> np.ndarray:
@@ -207,7 +214,7 @@ def prices(covers: np.ndarray) -> np.ndarray:
     from scipy.sparse import csr_array
 
     count = covers.shape[0]
-    matrix = csr_array(np.unique(covers, axis=1).T.astype(float))
+    matrix = csr_array(covers[:, _distinct(covers)].T.astype(float))
     found = linprog(-np.ones(count), matrix, np.ones(matrix.shape[0]), method="highs")
     return found.x
 

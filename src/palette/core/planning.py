@@ -4,6 +4,7 @@ PALM (arXiv 2604.04144) trains at every point of a grid and prunes after; the ta
 same of ideal policies from the base's rollouts alone.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,9 @@ from palette.errors import PaletteError
 
 CANDIDATES = 2000  # lattice points at most: a lattice over many traits is coarser than asked
 FINER = (1.0, 0.9, 0.8, 0.7, 0.6)  # of ε: covers to start from
+POINTS = 300  # lattice points that a plan within a budget starts from
+HALVINGS = 10  # of the range of ε in that search
+BUDGETED = 2  # covers of it that are moved
 DROPS = 3  # members that are tried, one at a time, to be dropped in the end
 
 
@@ -36,10 +40,10 @@ class Plan:
 def minimal(setting: Setting, epsilon: float, pinned: np.ndarray, steps: int) -> Plan:
     """The fewest weights found whose ideal policies, with the base, hold ε on all of W.
 
-    Set cover over a finite set of points by integer programming gives the number and the places;
-    moving the members off the lattice mends what lies between the points; where it does not, the
-    violated vertices become points, and the worst vertices become members of a plan that holds.
-    Ends when the program needs as many members as the best plan that holds, or after ROUNDS.
+    Covers of finitely many points by integer programming give the number and the places; moving
+    the members lowers the regret between the points; where that is not enough, a cover for a finer
+    ε starts it again with more members, and the worst vertices join the points. Ends with the
+    rounds of `relaxations`, or when a plan is as small as the bound that comes with them.
 
     Args:
         setting: f* from the pooled rollouts of train and select.
@@ -51,15 +55,45 @@ def minimal(setting: Setting, epsilon: float, pinned: np.ndarray, steps: int) ->
         PaletteError: ε is finer than weights in hundredths can hold.
     """
     bound = far_apart(setting, epsilon)
-    lattice = hundredths(setting.region.lattice(setting.region.lattice_steps(steps, CANDIDATES)))
     best = None
-    for relaxed in relaxations(setting, epsilon, lattice):
+    for relaxed in relaxations(setting, epsilon, _lattice(setting, steps)):
         bound = max(bound, relaxed.bound)
         found = _fitted(setting, epsilon, pinned, relaxed, None if best is None else len(best) - 1)
         best = best if found is None else _drop(setting, found, len(pinned), epsilon)
         if len(best) <= max(bound, len(pinned)):
             break
     best = distinct(pinned, np.unique(best[len(pinned) :], axis=0)[::-1])
+    return _plan(setting, best, len(pinned), bound)
+
+
+def budgeted(setting: Setting, max_members: int, pinned: np.ndarray, steps: int) -> Plan:
+    """The least ε found that at most so many members hold; `reached` says it.
+
+    The first members of the lazy search, and covers with so many members, of lattice points and of
+    what `relaxations` adds to them, are moved to lower their worst regret; the best is kept.
+
+    Args:
+        max_members: the pinned ones among them.
+        pinned: (K, d) weights that must be in the plan, in hundredths.
+        steps: of the lattice of candidate weights.
+
+    Raises:
+        PaletteError: more weights are pinned than members allowed.
+    """
+    if len(pinned) > max_members:
+        raise PaletteError(
+            f"plan.max_members is {max_members}, but {len(pinned)} weights are pinned; "
+            "raise it or shorten the file of plan.pinned"
+        )
+    best = _first(setting, pinned, max_members)
+    starts = [best, *_covers_within(setting, max_members, pinned, steps)]
+    best, reached = _moved(setting, starts, best, len(pinned))
+    # A bound for a coarser ε than the one that is reached in the end holds for that as well.
+    bound = far_apart(setting, reached)
+    for relaxed in relaxations(setting, reached, _lattice(setting, steps)):
+        bound = max(bound, relaxed.bound)
+        starts = list(_covers(setting, reached, pinned, relaxed, max_members))
+        best, reached = _moved(setting, starts, best, len(pinned))
     return _plan(setting, best, len(pinned), bound)
 
 
@@ -112,9 +146,21 @@ def _drop(setting: Setting, weights: np.ndarray, pinned: int, epsilon: float) ->
 def _fitted(
     setting: Setting, epsilon: float, pinned: np.ndarray, relaxed: Relaxation, most: int | None
 ) -> np.ndarray | None:
-    """At most so many weights that hold ε: covers of the points, moved until all of W is covered.
+    """At most so many weights that hold ε: covers of the points, moved until all of W is covered."""
+    for start in _covers(setting, epsilon, pinned, relaxed, most):
+        moved, holds = move(setting, start, np.arange(len(start)) < len(pinned), epsilon)
+        if holds:
+            return moved
+    return _extend(setting, moved, epsilon) if most is None else None
 
-    A cover for a finer ε has more members, better spread than a cover for ε with members added.
+
+def _covers(
+    setting: Setting, epsilon: float, pinned: np.ndarray, relaxed: Relaxation, most: int | None
+) -> Iterator[np.ndarray]:
+    """The pinned weights and the fewest candidates that cover the points with them, at most so many.
+
+    First for ε itself, then for finer ones: those have more members, better spread than a cover
+    for ε with members added.
     """
     weights = np.concatenate([pinned, relaxed.candidates])
     planes, targets = setting.planes(weights), setting.value(relaxed.points)
@@ -123,12 +169,61 @@ def _fitted(
         covers = covering(planes, relaxed.points, targets, epsilon * finer)
         chosen, _ = fewest(covers, free=(0,), keep=keep)
         if most is not None and len(chosen) > most:
-            return None
-        start = weights[[column - 1 for column in chosen]]
-        moved, holds = move(setting, start, np.arange(len(start)) < len(pinned), epsilon)
-        if holds:
-            return moved
-    return _extend(setting, moved, epsilon) if most is None else None
+            return
+        yield weights[[column - 1 for column in chosen]]
+
+
+def _moved(
+    setting: Setting, starts: list[np.ndarray], best: np.ndarray, pinned: int
+) -> tuple[np.ndarray, float]:
+    """The best of the plans and of the starts moved as far down as they go, and its worst ε."""
+    plans = [best]
+    for start in starts:
+        moved, _ = move(setting, start, np.arange(len(start)) < pinned, 0.0)
+        plans.append(distinct(start[:pinned], moved[pinned:]))
+    worst = [float(setting.shortfall(plan).epsilon().max()) for plan in plans]
+    return plans[int(np.argmin(worst))], min(worst)
+
+
+def _lattice(setting: Setting, steps: int) -> np.ndarray:
+    region = setting.region
+    return hundredths(region.lattice(region.lattice_steps(steps, CANDIDATES)))
+
+
+def _first(setting: Setting, pinned: np.ndarray, most: int) -> np.ndarray:
+    """The pinned weights and the lazy search's own, up to so many in all."""
+    weights = pinned
+    if len(weights) < most:
+        weights = distinct(pinned, hundredths(setting.region.middle()[None]))
+    while len(weights) < most:
+        short = setting.shortfall(weights)
+        worst = short.weights[short.epsilon().argmax()]
+        longer = distinct(weights, hundredths(worst[None]))
+        if len(longer) == len(weights):
+            break
+        weights = longer
+    return weights
+
+
+def _covers_within(setting: Setting, most: int, pinned: np.ndarray, steps: int) -> list[np.ndarray]:
+    """Covers of lattice points by at most so many members, for ever finer ε."""
+    region = setting.region
+    weights = distinct(pinned, _lattice(setting, steps))
+    points = region.lattice(region.lattice_steps(steps, POINTS))
+    planes, targets = setting.planes(weights), setting.value(points)
+    keep = tuple(range(1, len(pinned) + 1))
+    found, low, high = [], 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        covers = covering(planes, points, targets, middle)
+        possible = covers.any(axis=1).all()
+        chosen = fewest(covers, free=(0,), keep=keep)[0] if possible else range(most + 1)
+        if len(chosen) > most:
+            low = middle
+        else:
+            high = middle
+            found.append(weights[[column - 1 for column in chosen]])
+    return found[-BUDGETED:]
 
 
 def _plan(setting: Setting, weights: np.ndarray, pinned: int, bound: int) -> Plan:
