@@ -68,7 +68,7 @@ class Subspaces(Section):
 class RolloutSamples(Section):
     train: Annotated[int, Field(ge=2)] = 1024
     select: Annotated[int, Field(ge=2)] = 256
-    certify: Annotated[int, Field(ge=2)] = 512
+    certify: Annotated[int, Field(ge=2)] = 256
     test: Annotated[int, Field(ge=2)] = 256
 
 
