@@ -34,15 +34,23 @@ SHOWN = {"world": str, "d": str, "epsilon": "{:.0%}".format, "lower_bound": str,
          "trainings": count, "kept": count,
          "reached": "{:.2%}".format, "seconds": "{:.2f}".format, "note": str}  # fmt: skip
 
+SCHEMA = {
+    "world": pl.String, "d": pl.Int64, "epsilon": pl.Float64, "lower_bound": pl.Int64,
+    "strategy": pl.String, "trainings": pl.Float64, "kept": pl.Float64, "reached": pl.Float64,
+    "seconds": pl.Float64, "note": pl.String,
+}  # fmt: skip
+
 
 def main(quick: bool = typer.Option(False, help="numbers alone, and few of them")) -> None:
-    chosen = [("numbers", 3, worlds.synthetic(3, 0))] if quick else list(settings())
-    frame = tabulate(chosen, EPSILONS[:1] if quick else EPSILONS)
-    show(frame)
     if quick:
+        show(pl.concat(cases([("numbers", 3, worlds.synthetic(3, 0))], EPSILONS[:1])))
         return
     RESULTS.mkdir(exist_ok=True)
-    frame.write_csv(RESULTS / "portfolio.csv", float_precision=5)
+    frames: list[pl.DataFrame] = []
+    for case in cases(list(settings()), EPSILONS):
+        frames.append(case)  # written at once: what is done stays when the rest is cut short
+        pl.concat(frames).write_csv(RESULTS / "portfolio.csv", float_precision=5)
+    show(pl.concat(frames))
     picture = draw(points(worlds.sandbox(3, 0)), "Three traits of the sandbox, ideal policies")
     (RESULTS / "portfolio.svg").write_text(picture, encoding="utf-8")
 
@@ -54,15 +62,17 @@ def settings() -> Iterator[tuple[str, int, Setting]]:
             yield f"sandbox {seed}", d, worlds.sandbox(d, seed)
 
 
-def tabulate(chosen: list[tuple[str, int, Setting]], epsilons: tuple[float, ...]) -> pl.DataFrame:
-    rows = []
-    for world, d, setting in chosen:
-        for epsilon in epsilons:
+def cases(
+    chosen: list[tuple[str, int, Setting]], epsilons: tuple[float, ...]
+) -> Iterator[pl.DataFrame]:
+    """The coarse ones first: they are quick, and the fine ones may take hours."""
+    for epsilon in epsilons:
+        for world, d, setting in chosen:
             bound, contenders = compare(setting, epsilon)
             case = {"world": world, "d": d, "epsilon": epsilon, "lower_bound": bound}
-            rows += [case | vars(row) for row in contenders]
-            print(f"{world}, {d} traits, ε {epsilon:.0%}: done", file=sys.stderr)
-    return pl.DataFrame(rows, infer_schema_length=None).select(list(SHOWN))
+            rows = [case | vars(row) for row in contenders]
+            print(f"{world}, {d} traits, ε {epsilon:.0%}: done", file=sys.stderr, flush=True)
+            yield pl.DataFrame(rows, schema=SCHEMA)
 
 
 def show(frame: pl.DataFrame) -> None:

@@ -74,25 +74,44 @@ def pipeline(repair_rounds: Annotated[int, Field(ge=0)] = 0) -> State:
         repair_rounds: how often at most, while the verdict fails, the weights that would mend it
             are added to the plan and what follows runs again. Each is one more look at certify.
     """
-    logger = get_run_logger()
     try:
         load()
-        outcomes = _chain()
-        looks = [repair.read_look()] if repair_rounds else []
-        for _ in range(repair_rounds):
-            if (words := repair.begin(looks[-1])) is None:
-                break
-            logger.info(words)
-            # A stage that ran before is not one that this run skipped.
-            again = _chain().items()
-            outcomes |= {stage: state for stage, state in again if state != Outcome.SKIPPED}
-            looks.append(repair.read_look())
-            logger.info(repair.bought(*looks[-2:]))
+        outcomes, looks = _chain(), []
+        _publish(outcomes, looks)  # it stands also where a stage of a repair fails
+        if repair_rounds:
+            looks = _repair(repair_rounds, outcomes)
+            _publish(outcomes, looks)
     except PaletteError as error:
         return Failed(message=str(error))
-    result = "\n\n".join([_result(outcomes), *repair.markdown(looks)])
-    create_markdown_artifact(result, key="palette-result", description="The verdict, and what ran")
-    return Completed(message=_count(outcomes), data=outcomes)
+    message = "; ".join([_count(outcomes), *repair.conclusion(looks)])
+    return Completed(message=message, data=outcomes)
+
+
+def _repair(rounds: int, outcomes: dict[str, str]) -> list[repair.Look]:
+    """Train for what would mend the verdict while it fails; every look, the first included.
+
+    What a round ran is added to the outcomes. Where the plan cannot be extended, the rounds end.
+
+    Raises:
+        PaletteError: a stage failed.
+    """
+    logger = get_run_logger()
+    looks = [repair.read_look()]
+    for _ in range(rounds):
+        try:
+            words = repair.begin(looks[-1])
+        except PaletteError as error:
+            logger.warning("no repair was begun: %s", error)
+            return [*looks[:-1], looks[-1].unmended(str(error))]
+        if words is None:
+            break
+        logger.info(words)
+        # A stage that ran before is not one that this run skipped.
+        again = _chain().items()
+        outcomes |= {stage: state for stage, state in again if state != Outcome.SKIPPED}
+        looks.append(repair.read_look())
+        logger.info(repair.bought(*looks[-2:]))
+    return looks
 
 
 def _chain() -> dict[str, str]:
@@ -133,6 +152,11 @@ def _run_stages(name: str) -> State:
 def _count(outcomes: dict[str, str]) -> str:
     names = list(outcomes.values())
     return ", ".join(f"{names.count(name)} {name}" for name in Outcome if name in names)
+
+
+def _publish(outcomes: dict[str, str], looks: list[repair.Look]) -> None:
+    result = "\n\n".join([_result(outcomes), *repair.markdown(looks)])
+    create_markdown_artifact(result, key="palette-result", description="The verdict, and what ran")
 
 
 def _result(outcomes: dict[str, str]) -> str:

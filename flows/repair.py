@@ -1,9 +1,9 @@
 """Rounds of repair: what each look at certify saw, and what the trainings before it bought."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from palette import tables
-from palette.commands.extend import PORTFOLIO, append
+from palette.commands.extend import COUNTED, PORTFOLIO, append
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,11 @@ class Look:
     remedy: int
     """weights that would mend it"""
     advice: str
+    """what to do next where it failed"""
+
+    def unmended(self, refusal: str) -> "Look":
+        """The same verdict, and why the repair that it asks for cannot be done."""
+        return replace(self, advice=f"{self.advice} No repair was begun: {refusal}.")
 
 
 def read_look() -> Look:
@@ -46,7 +51,7 @@ def begin(look: Look) -> str | None:
     """Extend the plan by what would mend a failed verdict, and say so; None if there is no cause.
 
     Raises:
-        PaletteError: the weights are in the plan's file already.
+        PaletteError: the plan cannot be extended so (see `append`).
     """
     if look.passed or not look.remedy:
         return None
@@ -67,6 +72,15 @@ def bought(before: Look, after: Look) -> str:
     )
 
 
+def conclusion(looks: list[Look]) -> list[str]:
+    """The last verdict, for the run's state; nothing where no repair was asked for."""
+    if not looks:
+        return []
+    last = looks[-1]
+    verdict = f"look {last.number} at certify: {_verdict(last)}"
+    return [verdict] if last.passed else [verdict, last.advice]
+
+
 def markdown(looks: list[Look]) -> list[str]:
     """A table with a line per look, for the artifact; nothing where no repair was asked for."""
     if not looks:
@@ -78,7 +92,7 @@ def markdown(looks: list[Look]) -> list[str]:
         for look in looks
     ]
     table = head + "|---|---|---|---|---|---|---|\n" + "\n".join(lines)
-    return [table] if looks[-1].passed else [table, looks[-1].advice]
+    return [COUNTED, table] if looks[-1].passed else [COUNTED, table, looks[-1].advice]
 
 
 def _percent(epsilon: float | None) -> str:

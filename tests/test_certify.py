@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from palette import cli, portfolio, tables
+from palette.certificates import sealed
+from palette.commands.certify import Certify
+from palette.commands.certify import certify as command
 from palette.params import Params
 
 BETA = 0.1
@@ -124,11 +128,18 @@ def world(finished, tmp_path, monkeypatch):
     return tmp_path
 
 
-def change(edit) -> None:
-    """Change the file by hand."""
+def change(edit, file: str = FILE) -> None:
+    """Change a file by hand."""
+    content = json.loads(Path(file).read_text())
+    edit(content)
+    Path(file).write_text(json.dumps(content))
+
+
+def change_with_its_digest(edit) -> None:
     content = json.loads(Path(FILE).read_text())
     edit(content)
-    Path(FILE).write_text(json.dumps(content))
+    del content["digest"]
+    Path(FILE).write_text(json.dumps(sealed(content)))
 
 
 def test_a_right_file_agrees_whether_it_passed_or_failed(world):
@@ -224,10 +235,6 @@ def rename_member(content):
     content["members"][0]["id"] = "another"
 
 
-def forget_a_key(content):
-    del content["worst"]["upper"]
-
-
 @pytest.mark.parametrize(
     ("edit", "key"),
     [
@@ -247,15 +254,105 @@ def forget_a_key(content):
         (set_hash, "provenance.data/values/values.parquet"),
         (set_beta, "beta"),
         (rename_member, "members.another"),
-        (forget_a_key, "worst.upper"),
     ],
 )
 def test_a_number_changed_by_hand_is_found_and_named(world, edit, key):
-    change(edit)
+    change_with_its_digest(edit)
     status, out, err = certify()
     assert status == 2
     assert out.startswith("DISAGREES: ")
     assert key in err
+    assert "digest" not in err
+
+
+def pass_at_a_looser_epsilon(content):
+    content.update(epsilon=round(content["certificate"]["epsilon_upper"] + 0.01, 2), passed=True)
+    content["mend"]["weights"] = []
+
+
+def lower_the_upper_bound(content):
+    content["certificate"]["epsilon_upper"] -= 0.005
+
+
+def lower_the_worst_upper_bound(content):
+    content["worst"]["upper"] -= 0.005
+
+
+def expect_more_of_mending(content):
+    content["mend"]["expected"] = 0.001
+
+
+def rest_on_nothing(content):
+    content["conditions"] = []
+
+
+def reword_the_advice(content):
+    content["mend"]["advice"] += " "
+
+
+@pytest.fixture(scope="module")
+def failed(finished, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("failed")
+    shutil.copytree(finished, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_stage(["brevity", "humor", "safety"], epsilon=0.05)
+    return folder
+
+
+@pytest.fixture
+def failure(failed, tmp_path, monkeypatch):
+    shutil.copytree(failed, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        pass_at_a_looser_epsilon,
+        lower_the_upper_bound,
+        lower_the_worst_upper_bound,
+        expect_more_of_mending,
+        rest_on_nothing,
+        reword_the_advice,
+    ],
+)
+def test_the_digest_shows_any_edit_of_any_number_or_sentence(failure, edit):
+    assert certify()[0] == 1
+    change(edit)
+    status, _, err = certify()
+    assert status == 2
+    assert "digest" in err
+
+
+@pytest.mark.parametrize(
+    ("edit", "key"),
+    [
+        (lower_the_upper_bound, "certificate.epsilon_upper"),
+        (lower_the_worst_upper_bound, "worst.upper"),
+    ],
+)
+def test_upper_bounds_inside_the_noise_are_found_by_the_very_draws_of_the_file(failure, edit, key):
+    change_with_its_digest(edit)
+    status, _, err = certify()
+    assert status == 2
+    assert key in err and "digest" not in err
+
+
+def test_a_file_without_a_digest_differs(world):
+    change(lambda content: content.pop("digest"))
+    status, out, err = certify()
+    assert (status, out[:13]) == (2, "DISAGREES: 1 ")
+    assert "digest" in err and "missing" in err
+
+
+def test_another_seed_and_other_draws_are_redone_as_the_file_says(world):
+    run_stage(["brevity", "humor", "safety"], epsilon=0.3, seed=7, bootstrap=1001)
+    assert certify()[0] == 0
+    change_with_its_digest(lambda content: content["certificate"].update(seed=8))
+    status, _, err = certify()
+    assert status == 2
+    assert "certificate.epsilon_upper" in err
 
 
 def test_a_table_changed_afterwards_is_found(world):
@@ -291,6 +388,97 @@ def test_what_can_not_be_checked_is_said_in_one_sentence_with_status_3(world):
     assert "does not exist" in certify()[2]
 
 
+def forget(*keys):
+    def edit(content):
+        for key in keys[:-1]:
+            content = content[key]
+        del content[keys[-1]]
+
+    return edit
+
+
+def put(number, *keys):
+    def edit(content):
+        for key in keys[:-1]:
+            content = content[key]
+        content[keys[-1]] = number
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "key"),
+    [
+        (forget("certificate", "draws"), "certificate.draws"),
+        (put(0, "certificate", "draws"), "certificate.draws"),
+        (put(True, "certificate", "draws"), "certificate.draws"),
+        (forget("certificate", "seed"), "certificate.seed"),
+        (put(95, "confidence"), "confidence"),
+        (put(1.0, "confidence"), "confidence"),
+        (put(1, "epsilon"), "epsilon"),
+        (put("0.0", "delta"), "delta"),
+        (put(-0.1, "delta"), "delta"),
+        (put(float("nan"), "delta"), "delta"),
+        (put(True, "beta"), "beta"),
+        (put(1, "passed"), "passed"),
+        (put("0.1", "certificate", "epsilon_upper"), "certificate.epsilon_upper"),
+        (put(float("inf"), "certificate", "epsilon_upper"), "certificate.epsilon_upper"),
+        (put(None, "mend"), "mend"),
+        (put([{"brevity": 1.0}], "mend", "weights"), "mend.weights.0"),
+        (put({"brevity": 1.0, "humor": 0.0}, "worst", "weights"), "worst.weights"),
+        (forget("worst", "upper"), "worst.upper"),
+        (put([], "cells", 0, "vertices"), "cells.0.vertices"),
+        (put("base", "members", 0, "id"), "listed twice"),
+    ],
+)
+def test_a_file_that_is_not_what_the_stage_writes_can_not_be_checked(world, edit, key):
+    change(edit)
+    status, out, err = certify()
+    assert (status, out) == (3, "")
+    assert f"({key}" in err or "listed twice" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        dict.clear,
+        forget("looks"),
+        put(0, "looks"),
+        put(1.5, "looks"),
+        put("0.1", "beta"),
+        put({"brevity": 0.0}, "floor"),
+        forget("members", 0, "weights", "humor"),
+    ],
+)
+def test_a_plan_that_is_not_what_the_stage_writes_can_not_be_checked(world, edit):
+    change(edit, "data/plan/plan.json")
+    status, out, err = certify()
+    assert (status, out) == (3, "")
+    assert "plan.json is not what" in err and len(err.splitlines()) == 1
+
+
+def test_a_defect_of_the_check_itself_does_not_say_that_the_file_is_right(world, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("one\nline")
+
+    monkeypatch.setattr("palette.checking.review.hardness", fail)
+    status, out, err = certify()
+    assert (status, out) == (3, "")
+    assert err == f"palette: {FILE} could not be checked (ZeroDivisionError: one line)\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["a", "b"], ["a", "--no"], ["a", "--tolerance", "x"]])
+def test_wrong_use_exits_with_3_and_not_with_what_says_that_the_file_differs(arguments):
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    app.command(cls=Certify)(command)
+    found = CliRunner().invoke(app, ["certify", *arguments])
+    assert found.exit_code == 3
+    assert "Usage:" in found.stderr
+    assert CliRunner().invoke(app, ["certify", "--help"]).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("traits", "epsilon", "kept"),
     [(["a"], 0.2, 1), (["a", "b"], 0.2, 3), (["a", "b", "c"], 0.95, 0)],
@@ -302,7 +490,7 @@ def test_one_trait_two_traits_and_the_base_alone(tmp_path, monkeypatch, traits, 
     assert len(content["members"]) == kept
     status, _, err = certify()
     assert (status, err) == (0 if content["passed"] else 1, "")
-    change(set_point)
+    change_with_its_digest(set_point)
     assert certify()[0] == 2
 
 
@@ -312,7 +500,7 @@ def test_a_later_look_is_judged_at_more_confidence(tmp_path, monkeypatch):
     content = run_stage(["a", "b"], epsilon=0.3)
     assert content["certificate"]["confidence"] == pytest.approx(1 - 0.05 / 4)
     assert certify()[0] in (0, 1)
-    change(lambda content: content["certificate"].update(confidence=0.95, looks=1))
+    change_with_its_digest(lambda content: content["certificate"].update(confidence=0.95, looks=1))
     assert "certificate.looks" in certify()[2]
 
 

@@ -1,9 +1,11 @@
 """Branch and bound over W, in worlds whose worst regret is known by other means."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from palette.checking.branching import contenders, worst_regret
+from palette.checking.branching import _Search, contenders, worst_regret
 from palette.errors import PaletteError
 
 BETA = 0.2
@@ -109,3 +111,27 @@ def test_a_tolerance_out_of_reach_is_refused(monkeypatch):
     monkeypatch.setattr("palette.checking.branching.LIMIT", 20)
     with pytest.raises(PaletteError, match="raise --tolerance"):
         World(4, 8).search(1e-6)
+
+
+def test_many_members_and_many_traits_do_not_take_much_memory():
+    world = World(8, 64)
+    world.select = np.eye(8).repeat(9, axis=0)[:65] + world.select / 10  # most may win anywhere
+    search = _Search(world.corners, world.select, world.certify, world.ideal, 0.0)
+    block = np.arange(8)[None]
+    while len(block) < 2048:
+        block = search.cut(block)
+    whole = search.unproven(block[:64], 0.01)
+    tracemalloc.start()
+    hard = search.unproven(block, 0.01)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(hard) > 0
+    assert {*map(tuple, whole)} >= {*map(tuple, hard)} & {*map(tuple, block[:64])}
+    assert peak < 64e6
+
+
+def test_cutting_the_work_into_pieces_changes_nothing(monkeypatch):
+    whole = World(4, 8).search(1e-3)
+    monkeypatch.setattr("palette.checking.branching.HELD", 100)
+    pieces = World(4, 8).search(1e-3)
+    assert (pieces.low, pieces.simplices) == (whole.low, whole.simplices)

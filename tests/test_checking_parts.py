@@ -5,8 +5,9 @@ import pytest
 
 from palette.checking.covering import covered, stray_corners
 from palette.checking.mixtures import Mean, mixtures
-from palette.checking.resampling import Resampled
+from palette.checking.resampling import Resampled, our_draws, stray, their_draws
 from palette.checking.sources import Answers, Split
+from palette.core.certificate import Evidence, verdict
 
 BETA = 0.1
 
@@ -82,12 +83,17 @@ def test_the_mean_over_prompts_its_slope_and_the_upward_estimate_fit_together():
     assert mixture.thin(np.array([[0.0, 0.0]])) == 0  # all 30 samples speak for the base
 
 
+def ours(topics: np.ndarray, confidence: float) -> Resampled:
+    return Resampled(topics, confidence, our_draws(topics))
+
+
 def test_the_upper_bound_covers_a_known_mean_as_often_as_it_says():
     rng, covers = np.random.default_rng(2), []
     for _ in range(60):
         ideal = np.full((1, 40), 1.0)
         regret = rng.exponential(0.05, size=(1, 40))
-        upper = Resampled(np.arange(40), 0.9, 2000).upper(ideal, ideal - regret, 0.0)
+        noise = stray(0.9, 2000)
+        upper = ours(np.arange(40), 0.9).upper(ideal, ideal - regret, 0.0, noise)
         assert upper.low <= upper.middle <= upper.high
         covers.append(upper.middle >= 0.05)
     assert np.mean(covers) >= 0.9 - 2 * np.sqrt(0.09 / 60)
@@ -97,10 +103,24 @@ def test_without_noise_the_bound_is_the_point_and_the_largest_pair_decides():
     ideal = np.full((3, 8), 0.5)
     worth = np.array([0.45, 0.4, 0.49])[:, None] * np.ones((1, 8))
     topics = np.repeat(np.arange(4), 2)
-    upper = Resampled(topics, 0.95, 2000).upper(ideal, worth, 0.0)
-    assert upper.middle == pytest.approx(0.2, abs=1e-6)
-    assert Resampled(topics, 0.95, 2000).upper(ideal, worth, 0.05).middle == pytest.approx(
-        0.1, abs=1e-6
-    )
-    assert Resampled(np.zeros(8), 0.95, 2000).upper(ideal, worth, 0.0).middle == np.inf
-    assert Resampled(topics, 0.95, 2000).upper(ideal, worth - 1, 0.0).middle == np.inf
+    drawn = ours(topics, 0.95)
+    assert drawn.upper(ideal, worth, 0.0).middle == pytest.approx(0.2, abs=1e-6)
+    assert drawn.upper(ideal, worth, 0.05).middle == pytest.approx(0.1, abs=1e-6)
+    assert drawn.bound(ideal, worth, 0.0, 0.1) == pytest.approx(0.9 * 0.5 - 0.4)
+    assert ours(np.zeros(8), 0.95).upper(ideal, worth, 0.0).middle == np.inf
+    assert drawn.upper(ideal, worth - 1, 0.0).middle == np.inf
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 12, 40])
+def test_the_draws_of_a_file_give_its_own_upper_bound_again(count):
+    rng = np.random.default_rng(count)
+    for seed in range(6):
+        topics = np.array([f"t{place}" for place in rng.integers(count, size=2 * count)])
+        ideal = rng.uniform(0.4, 1, size=(5, len(topics)))
+        worth = ideal * rng.uniform(0.7, 1, size=ideal.shape)
+        evidence = Evidence(ideal, worth, topics)
+        found = verdict(evidence, 0.2, 0.01, 0.95, draws=301, seed=seed)
+        drawn = Resampled(topics, 0.95, their_draws(topics, 301, seed))
+        upper = drawn.upper(ideal, worth, 0.01).middle
+        assert upper == pytest.approx(found.epsilon_upper, abs=1e-5)
+        assert (drawn.bound(ideal, worth, 0.01, 0.2) <= 1e-6 and upper <= 0.2) == found.passed

@@ -81,6 +81,33 @@ def test_each_repair_is_one_more_look(run):
     assert rounds.tolist() == [0, 0, 1, 1, 2]
 
 
+def test_what_counts_as_a_look_is_said(run):
+    assert "each round of repair in the file of plan.pinned is one more" in palette_extend().output
+
+
+def test_rows_beyond_the_budget_are_refused_before_anything_is_written(run):
+    params_edit.set_value(Path("params.yaml"), "plan.max_members", 3)
+    before = snapshot()
+    result = palette_extend()
+    assert result.exit_code == 1
+    assert "plan.max_members is 3" in str(result.exception)
+    assert "raise it to 4 in params.yaml" in str(result.exception)
+    assert snapshot() == before
+
+
+def test_rows_that_just_fit_the_budget_are_added_also_to_a_file_that_is_there(run):
+    params_edit.set_value(Path("params.yaml"), "plan.max_members", 4)
+    append(PORTFOLIO)
+    write_plan(FIRST + CURE, [0, 0, 1, 1], looks=2)
+    write_verdict(False, [[0.93, 0.07]])
+    before = snapshot()
+    with pytest.raises(PaletteError, match=r"plan\.max_members is 4, .* raise it to 5 in"):
+        append(PORTFOLIO)
+    assert snapshot() == before
+    params_edit.set_value(Path("params.yaml"), "plan.max_members", 5)
+    assert append(PORTFOLIO).added == 1
+
+
 def test_members_that_a_plan_added_to_its_pinned_ones_are_pinned_too(run):
     PINNED.parent.mkdir(parents=True)
     PINNED.write_text("humor,brevity\n0.7,0.3\n")

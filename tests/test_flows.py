@@ -84,7 +84,7 @@ def value(points):
     return ideal.upward(points).mean(axis=1)
 point = float(shortfall(bench.planes, region, value).epsilon().max())
 asked, kept = params.portfolio, tuple(range(1, len(values)))
-found = mend(bench, kept, region, asked.epsilon, 0.0, 0.002, weights, asked.mend)
+found = mend(bench, kept, region, asked.epsilon, 0.0, 0.9, weights, asked.mend)
 certificate = {"epsilon_point": point, "epsilon_upper": point + 0.002, "looks": plan["looks"],
                "confidence": confidence_of_look(asked.confidence, plan["looks"])}
 remedy = {"weights": [dict(zip(traits, w.tolist())) for w in found.weights],
@@ -242,16 +242,20 @@ def test_failing_stage_leaves_its_upstreams_done_and_says_why(project, server):
     assert not Path("portfolio.txt").exists()
 
 
-def failing_project(epsilon: float, lack: float) -> None:
-    """Plan and portfolio in numbers alone: members as ideal, but for `lack` of each reward."""
+def failing_project(epsilon: float, lack: float, budget: str = "null", plan: str = "") -> None:
+    """Plan and portfolio in numbers alone: members as ideal, but for `lack` of each reward.
+
+    `plan` is what the plan's stage does before all else.
+    """
     Path("inputs/plan").mkdir(parents=True)
     Path("inputs/plan/README.md").write_text("weights to pin")
     Path("params.yaml").write_text(
         "traits: {brevity: {kind: brevity}, humor: {kind: humor}}\n"
-        f"plan:\n  pinned: null  # none\nportfolio: {{epsilon: {epsilon}, mend: 2}}\n"
+        f"plan:\n  pinned: null  # none\n  max_members: {budget}\n"
+        f"portfolio: {{epsilon: {epsilon}, mend: 2}}\n"
     )
     Path("world.py").write_text(WORLD)
-    Path("plan.py").write_text(PLANNER)
+    Path("plan.py").write_text(PLANNER.replace("weights, rounds", plan + "\nweights, rounds", 1))
     Path("portfolio.py").write_text(JUDGE.replace("LACK", str(lack)))
     write_stages({
         "insights": STAGES["insights"],
@@ -322,6 +326,39 @@ def test_repair_stops_where_no_training_would_help(project, server):
     assert "train longer (adapters.steps)" in Artifact.get("palette-result").data
 
 
+def artifact_of(state) -> str:
+    """The verdict as this very run published it last."""
+    from prefect.artifacts import Artifact
+
+    artifact = Artifact.get("palette-result")
+    assert artifact.flow_run_id == state.state_details.flow_run_id
+    return artifact.data
+
+
+@pytest.mark.slow
+def test_a_repair_beyond_the_budget_ends_with_the_first_verdict(project, server):
+    failing_project(epsilon=0.03, lack=0.002, budget="2")
+    state = run_repair(3)
+    assert state.is_completed()
+    assert "look 1 at certify: FAIL" in state.message
+    assert "plan.max_members is 2" in state.message and "raise it to 4" in state.message
+    assert (verdict()["passed"], verdict()["certificate"]["looks"]) == (False, 1)
+    assert not Path("inputs/plan/pinned.csv").exists()
+    shown = artifact_of(state)
+    assert "| 1 | 0.95 | 2 | 2 |" in shown
+    assert "No repair was begun: plan.max_members is 2" in shown
+
+
+@pytest.mark.slow
+def test_a_repair_whose_stage_fails_leaves_the_first_verdict_shown(project, server):
+    refuse = "import sys\nif params.plan.pinned: sys.exit('palette: no room for more')"
+    failing_project(epsilon=0.03, lack=0.002, plan=refuse)
+    state = run_repair(1)
+    assert state.is_failed()
+    assert state.message == "plan: palette: no room for more"
+    assert "| portfolio | Completed |" in artifact_of(state)
+
+
 @pytest.mark.slow
 def test_repair_rounds_are_an_option_and_never_negative(project):
     def pipeline(*arguments: str) -> subprocess.CompletedProcess:
@@ -338,7 +375,7 @@ def test_repair_rounds_are_an_option_and_never_negative(project):
 
 
 def test_what_a_round_bought_is_said_also_where_it_bought_nothing():
-    from flows.repair import Look, bought, markdown
+    from flows.repair import Look, bought, conclusion, markdown
 
     before = Look(1, False, 5, 6, 0.0612, None, 0.95, 2, "Train 2 more.")
     after = Look(2, False, 7, 8, 0.0613, 0.07, 0.975, 0, "Train longer.")
@@ -347,9 +384,12 @@ def test_what_a_round_bought_is_said_also_where_it_bought_nothing():
         "upper no bound → 7.00%: FAIL"
     )
     assert markdown([]) == []
-    table, advice = markdown([before, after])
+    counted, table, advice = markdown([before, after])
+    assert "each round of repair in the file of plan.pinned is one more" in counted
     assert "| 2 | 0.975 | 8 | 7 | 6.13% | 7.00% | FAIL |" in table
     assert advice == "Train longer."
+    assert conclusion([]) == []
+    assert conclusion([before, after]) == ["look 2 at certify: FAIL", "Train longer."]
 
 
 @pytest.mark.slow

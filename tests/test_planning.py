@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from palette.core.covering import cover, greedy, shortfall
 from palette.core.ideal import Ideal
 from palette.core.moving import Setting, hundredths, move
-from palette.core.planning import lazy, lower_bound, minimal
+from palette.core.planning import budgeted, lazy, lower_bound, minimal
 from palette.core.region import Region
 from palette.errors import PaletteError
 
@@ -76,6 +76,45 @@ def test_lazy_is_nested_and_minimal_is_never_larger():
     assert len(minimal(setting, 0.03, NONE[3], 12).weights) <= len(fine)
 
 
+def test_a_budget_is_kept_and_more_members_reach_a_finer_epsilon():
+    setting, pinned = world(3, seed=1), np.array([[0.2, 0.3, 0.5]])
+    plans = [budgeted(setting, most, pinned, 8) for most in (1, 2, 4)]
+    for plan, most in zip(plans, (1, 2, 4), strict=True):
+        assert len(plan.weights) == most >= plan.lower_bound
+        assert np.array_equal(plan.weights[0], pinned[0])
+        assert plan.reached == setting.shortfall(plan.weights).epsilon().max()
+    assert plans[0].reached > plans[1].reached > plans[2].reached
+    # Nearly as good as what the search for the fewest reaches with as many, and far above lazy.
+    fewest = minimal(setting, plans[2].reached, pinned, 8)
+    assert len(fewest.weights) in (3, 4)
+    first = lazy(setting, plans[2].reached, pinned).weights[:4]
+    assert setting.shortfall(first).epsilon().max() > plans[2].reached
+
+
+def test_a_budget_of_nothing_is_the_base_and_one_below_the_pinned_is_refused():
+    setting = world(2)
+    plan = budgeted(setting, 0, NONE[2], 8)
+    assert len(plan.weights) == plan.lower_bound == 0
+    assert plan.reached == setting.shortfall(NONE[2]).epsilon().max()
+    with pytest.raises(PaletteError, match="max_members is 1, but 2 weights are pinned"):
+        budgeted(setting, 1, np.array([[0.2, 0.8], [0.8, 0.2]]), 8)
+
+
+def test_pinned_weights_that_hold_already_are_the_plan():
+    setting = world(2)
+    pinned = minimal(setting, 0.03, NONE[2], 12).weights
+    plan = minimal(setting, 0.03, pinned, 12)
+    assert np.array_equal(plan.weights, pinned)
+    assert plan.pinned.all()
+
+
+def test_permuted_traits_need_at_most_one_more_or_less():
+    setting = world(3, seed=4)
+    turned = Setting(Ideal(setting.ideal.rewards[:, :, [1, 2, 0]], 0.1), setting.region)
+    sizes = [len(minimal(world, 0.06, NONE[3], 10).weights) for world in (setting, turned)]
+    assert abs(sizes[0] - sizes[1]) <= 1
+
+
 def test_pinned_weights_come_first_and_stay():
     setting, pinned = world(3), np.array([[0.31, 0.42, 0.27], [0.0, 0.07, 0.93]])
     for plan in (minimal(setting, 0.05, pinned, 10), lazy(setting, 0.05, pinned)):
@@ -98,14 +137,32 @@ def test_one_trait_needs_one_training():
         assert plan.lower_bound == 1
 
 
-def test_a_trait_that_no_answer_shows_asks_for_no_member():
-    rewards = world(3).ideal.rewards.copy()
+@pytest.mark.parametrize("seed", range(4))
+def test_a_trait_that_no_answer_shows_asks_for_no_member(seed):
+    rewards = world(3, seed).ideal.rewards.copy()
     rewards[:, :, 2] = 0.0
     setting = Setting(Ideal(rewards, 0.1), Region((0.0,) * 3))
     for plan in (minimal(setting, 0.05, NONE[3], 10), lazy(setting, 0.05, NONE[3])):
         assert plan.reached <= 0.05 + 1e-9
         assert worst_on_grid(setting, plan.weights, 61) <= 0.05 + 1e-9
         assert not (plan.weights[:, 2] == 1).any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("d", [1, 3])
+def test_where_nothing_can_be_gained_the_base_is_enough(d, seed):
+    """All answers of a prompt are alike: f* is the base's own worth, but for the noise of floats."""
+    rewards = np.random.default_rng(seed).random((5, 1, d)).repeat(40, axis=1)
+    setting = Setting(Ideal(rewards, 0.1), Region((0.0,) * d))
+    for plan in (minimal(setting, 0.05, NONE[d], 10), lazy(setting, 0.05, NONE[d])):
+        assert (len(plan.weights), plan.lower_bound) == (0, 0)
+    for one in (world(1, seed), setting):
+        assert budgeted(one, 1, np.empty((0, one.region.d)), 10).reached <= 1e-9
+
+
+def test_a_row_in_no_column_is_no_cover():
+    with pytest.raises(ValueError, match="no column"):
+        greedy(np.array([[True, False], [False, False]]))
 
 
 def test_floors_need_fewer_members():

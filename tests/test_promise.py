@@ -57,6 +57,7 @@ INPUTS = {
     "inputs/prompts/prompts.csv": PROMPTS,
     "inputs/users/users.csv": USERS,
     "inputs/plan/pinned.csv": PINNED,
+    "inputs/routes/README.md": "",
 }
 
 GATE = {"check"}  # looks at every change of params.yaml, and makes nothing stale

@@ -39,18 +39,18 @@ def bench(trained: np.ndarray, values=None, cost: float = COST, mirrored: bool =
     )
 
 
-def mended(trained: np.ndarray, epsilon: float, margin: float = 0.0, most: int = 9, **more) -> Mend:
+def mended(trained: np.ndarray, epsilon: float, tightness: float = 1.0, most: int = 9, **more) -> Mend:
     region = Region((0.0,) * trained.shape[1])
     kept = tuple(range(1, len(trained) + 1))
-    return mend(bench(trained, **more), kept, region, epsilon, 0.0, margin, trained, most)
+    return mend(bench(trained, **more), kept, region, epsilon, 0.0, tightness, trained, most)
 
 
-def worst(trained: np.ndarray, steps: int, margin: float = 0.0) -> float:
+def worst(trained: np.ndarray, steps: int) -> float:
     """The worst ε of the base with these members on a dense grid."""
     tested = bench(trained)
     grid = Region((0.0,) * trained.shape[1]).lattice(steps)
     ideal = tested.ideal.upward(grid).mean(axis=1)
-    return float((1 - (tested.planes.worth(grid).max(axis=1) - margin) / ideal).max())
+    return float((1 - (tested.planes.worth(grid).max(axis=1)) / ideal).max())
 
 
 @pytest.mark.parametrize("d", [2, 3])
@@ -79,12 +79,12 @@ def test_one_failed_training_does_not_darken_the_outlook():
 
 @pytest.mark.parametrize(("d", "epsilon", "steps"), [(2, 0.06, 500), (3, 0.07, 60)])
 def test_what_is_named_mends_the_portfolio_when_it_is_trained(d, epsilon, steps):
-    trained, margin = CORNERS[d], 0.003
-    assert worst(trained, steps, margin) > epsilon
-    found = mended(trained, epsilon, margin)
+    trained, tightness = CORNERS[d], 0.9
+    assert worst(trained, steps) > epsilon
+    found = mended(trained, epsilon, tightness)
     assert np.array_equal(found.weights, hundredths(found.weights))
     after = np.concatenate([trained, found.weights])
-    assert worst(after, steps, margin) <= epsilon + 1e-6
+    assert worst(after, steps) <= tightness * epsilon + 1e-6
     assert worst(after, steps) == pytest.approx(found.expected, abs=2e-3)
     assert f"which holds {epsilon:.1%}" in found.advice
 
@@ -132,16 +132,42 @@ def test_two_places_that_are_equally_bad_are_worth_two_trainings_but_not_one():
 
 def test_where_select_holds_already_nothing_is_trained():
     trained = Region((0.0, 0.0)).lattice(10)
-    found = mended(trained, 0.2, margin=0.01)
+    found = mended(trained, 0.2, tightness=0.95)
     assert len(found.weights) == 0
     assert found.expected == pytest.approx(worst(trained, 500), abs=1e-3)
     assert "select" in found.advice and "add prompts" in found.advice
 
 
 def test_without_a_bound_no_training_is_a_cure():
-    found = mended(CORNERS[2], 0.05, margin=np.inf)
+    found = mended(CORNERS[2], 0.05, tightness=0.0)
     assert len(found.weights) == 0
-    assert "add topics" in found.advice
+    assert "more topics" in found.advice
+
+
+def shifted(trained: np.ndarray, shift: list[float]) -> Bench:
+    """The same world with each reward lower by so much: f* need not be positive."""
+    tested = bench(trained)
+    ideal = Ideal(tested.ideal.rewards - np.array(shift), 0.1)
+    return Bench(tested.names, ideal, tested.values - np.array(shift), tested.costs, tested.topics)
+
+
+def test_where_no_epsilon_holds_and_none_will_the_additive_slack_is_the_cure():
+    tested = shifted(CORNERS[2], [2.0, 2.0])
+    found = mend(tested, (1, 2), Region((0.0, 0.0)), 0.05, 0.0, 1.0, CORNERS[2], 4)
+    assert len(found.weights) == 0 and found.expected == np.inf
+    assert "lower the worst ε, infinity (f* is not positive there), on select" in found.advice
+    assert found.advice.endswith("raise portfolio.delta.")
+    assert "inf%" not in found.advice
+
+
+def test_what_falls_from_infinity_is_said_in_words():
+    trained = CORNERS[2][:1]
+    at_the_other_end = bench(trained).ideal.upward(CORNERS[2][1:]).mean()
+    tested = shifted(trained, [0.0, at_the_other_end + 0.01])
+    found = mend(tested, (1,), Region((0.0, 0.0)), 0.05, 0.05, 1.0, trained, 4)
+    assert len(found.weights) and np.isfinite(found.expected)
+    assert "to fall from infinity (f* is not positive there) to " in found.advice
+    assert "inf%" not in found.advice
 
 
 def test_weights_that_are_trained_are_not_named_again():
@@ -160,7 +186,7 @@ def test_a_base_without_members_gets_its_first():
 def test_floors_bound_what_is_named():
     trained, region = np.array([[0.5, 0.5]]), Region((0.3, 0.0))
     tested = bench(trained)
-    found = mend(tested, (1,), region, 0.05, 0.0, 0.0, trained, 4)
+    found = mend(tested, (1,), region, 0.05, 0.0, 1.0, trained, 4)
     assert len(found.weights) and region.contains(found.weights).all()
     outlook = Outlook(tested, (1,), region, trained)
     assert outlook.shortfall(found.weights).epsilon().max() == pytest.approx(found.expected)

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from palette.cli import commands
+from palette.core.paired import choosing
 
 TABLE = {
     "policy": ["a", "b", "c", "d"],
@@ -124,6 +125,54 @@ def test_noise_widens_what_is_certified(select):
         select(prompts(noise=noise), *asked)[1]["epsilon_upper"] for noise in (0.01, 0.09)
     )
     assert quiet < loud
+
+
+def test_fewer_policies_are_judged_by_the_asked_slack_not_by_the_margin_for_noise(select):
+    rng = np.random.default_rng(0)
+    circle = np.abs(rng.normal(size=(30, 1, 2)))
+    circle /= np.linalg.norm(circle, axis=2, keepdims=True)
+    values = (circle + rng.normal(0, 0.1, size=(30, 60, 2))).clip(0)
+    frame = pl.DataFrame(
+        [
+            {"policy": f"p{policy}", "prompt": f"q{prompt}", "help": row[0], "safe": row[1]}
+            for policy, rows in enumerate(values)
+            for prompt, row in enumerate(rows)
+        ]
+    )
+    half = frame.filter(pl.col("prompt").map_batches(lambda texts: pl.Series(choosing(texts))))
+    means = half.group_by("policy", maintain_order=True).agg(pl.col("help", "safe").mean())
+    fewest = select(means.to_dict(as_series=False), "--epsilon", "0.05")[1]
+    answer = select(frame.to_dict(as_series=False), "--epsilon", "0.05")[1]
+    assert fewest["optimal"]
+    assert answer["lower_bound"] == fewest["size"] < answer["size"]
+    assert answer["optimal"] is False
+
+
+def test_a_best_worth_of_zero_but_for_rounding_is_no_negative_worth(select):
+    table = {
+        "policy": ["a", "b"],
+        "help": [1.0, 0.9],
+        "safe": [0.9, 1.0],
+        "calm": [0.0, 0.0],
+        "cost": [1e-10, 1e-10],
+    }
+    status, answer, _ = select(table, "--epsilon", "0.15")
+    assert (status, answer["size"]) == (0, 1)
+    assert answer["worst"] == pytest.approx(0.1)
+    status, answer, _ = select(table, "--epsilon", "0.05", "--max-size", "1")
+    assert status == 1
+    assert answer["worst"] == pytest.approx(0.1)
+
+
+def test_what_was_chosen_as_holding_is_judged_as_holding(select):
+    # a is 5e-10 of the largest worth behind: a large share of the little that safety is worth
+    table = {"policy": ["a", "b"], "help": [1.0, 0.5], "safe": [1e-6 - 5e-10, 1e-6]}
+    status, answer, _ = select(table, "--epsilon", "0")
+    assert (status, answer["members"], answer["worst"]) == (0, ["a"], 0.0)
+    # 5e-10 of the largest worth is more than nothing in large units too
+    large = {"policy": ["a", "b"], "help": [-1e6, -2e6], "safe": [-1e6, 5e-4 - 1e6]}
+    status, answer, _ = select(large, "--epsilon", "0")
+    assert (status, answer["members"], answer["worst"]) == (0, ["a"], 0.0)
 
 
 def test_negative_values_are_judged_by_delta_alone(select):

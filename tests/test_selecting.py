@@ -166,6 +166,15 @@ def test_negative_worth_is_judged_by_delta():
     assert made.shortfall(found.members, 0.0)[0] * made.unit == pytest.approx(1)
 
 
+def test_the_shortfall_is_found_where_qhull_gives_up(monkeypatch):
+    made = contest([[1, 0], [0.95, 0], [0, 1], [0.7, 0.8]])
+    monkeypatch.setattr(Contest, "_corners", lambda self, members: np.eye(2))
+    # 0.05 at a corner; where the two members meet, much more
+    share = 1 / 1.95
+    expected = 0.7 * share + 0.8 * (1 - share) - 0.95 * share
+    assert made.shortfall(np.array([1, 2]), 0.0)[0] == pytest.approx(expected)
+
+
 @settings(**GIVEN)
 @given(st.integers(0, 10_000))
 def test_set_cover_agrees_with_brute_force(seed):

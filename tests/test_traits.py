@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palette import params, params_file, traits
+from palette import consistency, params_file, traits
 from palette.errors import PaletteError
 from palette.params import Params, Trait
 from palette.traits import score, score_one
@@ -138,11 +138,11 @@ def test_parameters_that_do_not_fit_the_kind_are_refused(trait, said):
 
 
 def test_every_kind_can_be_named_and_nothing_else(tmp_path):
-    assert params.trait_kinds() == ["brevity", "humor", "safety"]
-    for kind in (*params.trait_kinds(), "", ".", "humor.WORTH", "../humor", "__init__"):
+    assert consistency.trait_kinds() == ["brevity", "humor", "safety"]
+    for kind in (*consistency.trait_kinds(), "", ".", "humor.WORTH", "../humor", "__init__"):
         path = tmp_path / "params.yaml"
         path.write_text(f"traits: {{wit: {{kind: '{kind}'}}}}")
-        if kind in params.trait_kinds():
+        if kind in consistency.trait_kinds():
             assert params_file.load(path).trait_names == ["wit"]
         else:
             with pytest.raises(PaletteError, match=r"traits\.wit\.kind is"):

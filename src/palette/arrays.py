@@ -103,16 +103,16 @@ def worths(params: Params, on: Scored, members: Sequence[str]) -> Worths:
 def mixtures(params: Params, on: Scored, members: Sequence[str]) -> tuple[Ideal, ...]:
     """What to judge the base, then each member by: f* from the base's rollouts and its answers.
 
-    The base's rollouts alone serve where data/values/likelihoods.parquet does not exist, and where
-    the numbers of rollouts and answers have no common divisor (`core/mixture.py` needs like blocks).
+    Empty, so that the base's rollouts alone serve, where data/values/likelihoods.parquet does not
+    exist, and where the numbers of rollouts and answers have no common divisor (`core/mixture.py`
+    needs like blocks).
 
     Raises:
         PaletteError: the tables lack rows, or do not belong together.
     """
     path, count = tables.path("likelihoods"), len(on.prompts)
-    alone = (on.ideal,) * (1 + len(members))
     if not members or not path.exists():
-        return alone
+        return ()
     names = [f"reward_{trait}" for trait in params.traits]
     order = on.prompts.select("prompt_id").with_row_index()
     likelihoods, answers = (
@@ -124,13 +124,18 @@ def mixtures(params: Params, on: Scored, members: Sequence[str]) -> tuple[Ideal,
     for member in members:
         scored, own = likelihoods.filter(member=member), answers.filter(member=member)
         sizes = own.group_by("index").len()["len"].unique()
-        whole = len(scored) == on.ideal.counts.sum() == count * rollouts and len(sizes) == 1
+        if len(sizes) != 1:
+            raise PaletteError(
+                f"data/values has not as many answers of '{member}' to every prompt; run `dvc repro` "
+                "again"
+            )
+        whole = len(scored) == on.ideal.counts.sum() == count * rollouts
         if not whole or scored["logprob"].is_null().any() or scored["logprob"].is_nan().any():
             raise PaletteError(
                 f"{path} does not score every rollout under '{member}'; run `dvc repro` again"
             )
         if gcd(rollouts, sizes.item()) < 2:
-            return alone
+            return ()
         rewards = own.select(names).to_numpy().reshape(count, -1, len(names))
         likely, at_base, at_member = (
             column.to_numpy().reshape(count, -1)

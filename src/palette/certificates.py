@@ -1,12 +1,14 @@
 """What a verdict says, and the content of portfolio.json: members, cells, certificate, conditions."""
 
+import hashlib
+import json
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from palette.core.certificate import FEW, Verdict
+from palette.core.certificate import FEW, Evidence, Verdict
 from palette.core.covering import least_epsilon
 from palette.core.envelope import Cell
 from palette.core.pruning import Bench, Pruned
@@ -41,6 +43,10 @@ class Judgement:
     """(P,): share of certify prompts with too few samples for the ideal policy there"""
     unseen: float
     """by how much of f* the members' answers raise it most above what the base's rollouts show"""
+    mixed: bool
+    """whether members' answers take part in the estimate of f*"""
+    unbounded: str
+    """why there is no upper bound, where there is none"""
     looks: int
     """how often certify has been looked at, this time included"""
 
@@ -89,6 +95,7 @@ def describe(
             "epsilon_upper": _finite(found.epsilon_upper),
             "confidence": found.confidence,
             "draws": params.portfolio.bootstrap,
+            "seed": params.portfolio.seed,
             "looks": judgement.looks,
             "prompts": len(certify.topics),
             "topics": len(np.unique(certify.topics)),
@@ -118,6 +125,12 @@ def describe(
         "thin": float(judgement.thin.max()),
         "conditions": conditions(params, judgement),
     }
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """The content with a digest of itself: no signature, but an edit by hand shows."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return content | {"digest": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def remedy(params: Params, mend: Mend | None) -> dict[str, Any]:
@@ -173,23 +186,31 @@ def gaps(region: Region, certify: Bench) -> dict[str, float | None]:
     }
 
 
+def unbounded(evidence: Evidence, verdict: Verdict) -> str:
+    """Why a verdict has no upper bound, with the cure."""
+    if not np.isfinite(evidence.ideal).all():
+        return "f* overflows at some weights; raise objective.beta"
+    if not math.isfinite(verdict.epsilon_point):
+        return "at some weights the members are worth less than nothing, which no ε below 1 allows"
+    return "the certify prompts have too few topics for this confidence; add topics"
+
+
 def conditions(params: Params, judgement: Judgement) -> list[str]:
     """What the verdict rests on, as sentences for people."""
     limit, looks = params.rollouts.max_new_tokens, judgement.looks
+    whose = "the base and of the members" if judgement.mixed else "the base alone"
     said = [
         "It holds on average over prompts like the certify prompts, not for each prompt.",
         f"It holds for these rewards ({', '.join(params.trait_names)}), for beta "
         f"{params.objective.beta:g}, and for sampling at temperature 1 with at most {limit} new "
         "tokens.",
         "It speaks of the unedited members, routed by each user's true weights.",
-        "It assumes that the samples of the base and of the members miss no kind of answer with a "
-        "high reward.",
+        f"It assumes that the samples of {whose} miss no kind of answer with a high reward.",
+        f"It is look {looks} at the certify prompts, by the rounds of repair, judged at confidence "
+        f"{judgement.verdict.confidence:.4g}; all looks together err with a probability below "
+        f"{2 * (1 - params.portfolio.confidence):.2g}. Other changes made after a verdict was seen "
+        "are not counted.",
     ]
-    if looks > 1:
-        said.append(
-            f"It is look {looks} at the certify prompts, judged at confidence "
-            f"{judgement.verdict.confidence:.2%} for that."
-        )
     thin = float(judgement.thin.max())
     if thin > 0:
         said.append(
@@ -204,10 +225,7 @@ def conditions(params: Params, judgement: Judgement) -> list[str]:
             "no sample has shown."
         )
     if not math.isfinite(judgement.verdict.epsilon_upper):
-        said.append(
-            "Warning: the certify prompts have too few topics for an upper bound at this "
-            "confidence; add topics."
-        )
+        said.append(f"Warning: there is no upper bound: {judgement.unbounded}.")
     return said
 
 

@@ -2,7 +2,8 @@
 
     palette --help
 
-Exit status: 0 fine, 1 something is wrong (one sentence on stderr), 2 wrong use of a command.
+Exit status: 0 fine, 1 something is wrong (one sentence on stderr), 2 wrong use of a command;
+`certify` has its own, which `palette certify --help` explains.
 """
 
 import sys
@@ -12,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from palette.commands.certify import certify
+from palette.commands.certify import Certify, certify
 from palette.commands.cost import cost
 from palette.commands.extend import extend
 from palette.commands.keep_routes import keep_routes
@@ -120,8 +121,9 @@ def show(user: Annotated[str, typer.Argument(help="a user_id, such as u0007")]) 
     _print_table(("trait", "weight", "interval"), rows)
 
 
-for command in (select, certify, extend, keep_routes, cost):
+for command in (select, extend, keep_routes, cost):
     commands.command()(command)
+commands.command(cls=Certify)(certify)
 
 
 def _print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -1,11 +1,10 @@
 """The parameters of params.yaml, typed: what each is for, what it may be, what must fit together."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from palette.errors import nearest
+from palette import consistency
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -201,51 +200,10 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":
-        if self.plan.epsilon > self.portfolio.epsilon:
-            raise ValueError(
-                f"plan.epsilon is {self.plan.epsilon}, but must be at most portfolio.epsilon "
-                f"({self.portfolio.epsilon}), since trained adapters fall short of ideal ones"
-            )
-        for name in self.weights.floor:
-            if name not in self.traits:
-                raise ValueError(
-                    f"weights.floor names '{name}', which is no trait; {nearest(name, self.traits)}"
-                )
-        total = sum(self.weights.floor.values())
-        if total >= 1:
-            raise ValueError(
-                f"weights.floor adds up to {total:g} and leaves no weights; it must stay below 1"
-            )
-        if self.adapters.steps + self.adapters.rloo_steps == 0:
-            raise ValueError(
-                "adapters.steps and adapters.rloo_steps are both 0; at least one must be positive"
-            )
-        if self.adapters.rloo_steps and self.adapters.batch % self.adapters.generations:
-            raise ValueError(
-                f"adapters.batch is {self.adapters.batch}, but must be a multiple of "
-                f"adapters.generations ({self.adapters.generations}) for adapters.rloo_steps"
-            )
-        for key, file in self._inputs().items():
-            if file and not Path(file).is_relative_to(Path("inputs") / key.split(".")[0]):
-                raise ValueError(
-                    f"{key} is '{file}', but must lie in inputs/{key.split('.')[0]}/, where DVC sees "
-                    "that it changes"
-                )
-        for name, trait in self.traits.items():
-            if trait.kind not in trait_kinds():
-                raise ValueError(
-                    f"traits.{name}.kind is '{trait.kind}', which is no module of palette.traits; "
-                    f"{nearest(trait.kind, trait_kinds())}"
-                )
+        complaint = consistency.complaint(self)
+        if complaint:
+            raise ValueError(complaint)
         return self
-
-    def _inputs(self) -> dict[str, str | None]:
-        return {
-            "prompts.file": self.prompts.file,
-            "users.file": self.users.file,
-            "plan.pinned": self.plan.pinned,
-            "routes.previous": self.routes.previous,
-        }
 
     @property
     def trait_names(self) -> list[str]:
@@ -255,9 +213,3 @@ class Params(Section):
     def floor(self) -> list[float]:
         """The least weight of each trait, in the order of `trait_names`."""
         return [self.weights.floor.get(name, 0.0) for name in self.traits]
-
-
-def trait_kinds() -> list[str]:
-    """Names of the modules of palette.traits that hold a reward."""
-    folder = Path(__file__).parent / "traits"
-    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))

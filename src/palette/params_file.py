@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from palette.consistency import trait_kinds
 from palette.errors import PaletteError, nearest
-from palette.params import Params, trait_kinds
+from palette.params import Params
 
 
 def load(path: str | Path = "params.yaml") -> Params:

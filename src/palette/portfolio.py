@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 
 from palette import arrays, stage, tables
-from palette.certificates import Judgement, Portfolio, describe, trained
+from palette.certificates import Judgement, Portfolio, describe, sealed, trained, unbounded
 from palette.core.certificate import confidence_of_look, verdict
 from palette.core.envelope import cells, pairs
 from palette.core.pruning import Bench, prune
@@ -27,7 +27,7 @@ def main(params: Params) -> None:
     judgement = judge(params, portfolio, certify, looks)
     remedy = None if judgement.verdict.passed else repair(params, plan, portfolio, select)
     content = describe(params, plan, portfolio, judgement, certify, remedy) | provenance(params)
-    tables.write_json(tables.DATA / PORTFOLIO, content)
+    tables.write_json(tables.DATA / PORTFOLIO, sealed(content))
 
 
 def read_bench(params: Params, plan: dict, split: str) -> Bench:
@@ -64,7 +64,14 @@ def judge(params: Params, portfolio: Portfolio, certify: Bench, looks: int) -> J
     confidence = confidence_of_look(asked.confidence, looks)
     found = verdict(evidence, asked.epsilon, asked.delta, confidence, asked.bootstrap, asked.seed)
     return Judgement(
-        found, weights, members, kept.thin(weights, members), kept.unseen(weights, evidence), looks
+        found,
+        weights,
+        members,
+        kept.thin(weights, members),
+        kept.unseen(weights, evidence),
+        mixed=bool(kept.mixtures),
+        unbounded=unbounded(evidence, found),
+        looks=looks,
     )
 
 
@@ -72,7 +79,7 @@ def repair(params: Params, plan: dict, portfolio: Portfolio, select: Bench) -> M
     """The weights that would mend the portfolio most; certify has no part in it."""
     asked, pruned = params.portfolio, portfolio.pruned
     return mend(
-        select, pruned.members, portfolio.region, asked.epsilon, asked.delta, pruned.margin,
+        select, pruned.members, portfolio.region, asked.epsilon, asked.delta, pruned.tightness,
         trained(plan), asked.mend,
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ from palette.errors import PaletteError
 
 TIE = 1e-9  # of worth: closer policies are both candidates
 BATCH = 2048  # simplices bounded at once
+HELD = 1_000_000  # numbers in each of the arrays by which these are bounded: some 8 MB
 ROUNDS = 12  # of relaxation before a simplex is cut instead
 LIMIT = 3_000_000  # simplices: a tolerance that takes more is out of reach
 
@@ -132,12 +133,28 @@ class _Search:
         simplex, policy = np.nonzero(_may_win(routed))
         corner = block[simplex]  # (P, d)
         self._evaluate(corner.ravel(), np.repeat(policy, corner.shape[1]))
-        ideal = self.ideal[corner, policy[:, None]]
+        hard = np.zeros(len(block), dtype=bool)
+        step = max(1, HELD // (corner.shape[1] * max(corner.shape[1], len(self.policies))))
+        for start in range(0, len(corner), step):
+            part = slice(start, start + step)
+            proven = self._proven(routed, simplex[part], policy[part], corner[part], tolerance)
+            hard[simplex[part][~proven]] = True
+        return block[hard]
+
+    def _proven(
+        self,
+        routed: np.ndarray,
+        simplex: np.ndarray,
+        policy: np.ndarray,
+        corner: np.ndarray,
+        tolerance: float,
+    ) -> np.ndarray:
+        """(P,) bool: whether a policy, where it is routed in a simplex, stays below the tolerance."""
+        ideal = self.ideal[corner, policy[:, None]]  # (P, d)
         worth = (self.shares[corner] * self.certify_at.T[policy][:, None]).sum(axis=2)
         excess = (1 - self.low - tolerance) * ideal - worth - self.delta
         lead = routed[simplex, :, policy][:, :, None] - routed[simplex]  # (P, d, K)
-        hard = ~_nowhere_positive(excess, lead)
-        return block[np.unique(simplex[hard])]
+        return _nowhere_positive(excess, lead)
 
     def cut(self, block: np.ndarray) -> np.ndarray:
         """Both halves of each simplex (S, d), cut at the middle of its longest edge."""

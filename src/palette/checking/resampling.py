@@ -1,4 +1,8 @@
-"""The upper bound of the worst regret on certify, by resampling topics with draws of our own."""
+"""The upper bound of the worst regret on certify, by resampling topics.
+
+Twice: by the very draws that the file names, where it must be the same number, and by draws of our
+own, where it must be the same but for the noise of the draws.
+"""
 
 from dataclasses import dataclass
 
@@ -18,43 +22,72 @@ class Upper:
     high: float
 
 
+def our_draws(topics: np.ndarray) -> np.ndarray:
+    """(DRAWS, T): how often each topic is drawn, in the order of their names."""
+    count = len(np.unique(topics))
+    drawn = np.random.default_rng(SEED).integers(count, size=(DRAWS, count))
+    return np.stack([np.bincount(row, minlength=count) for row in drawn])
+
+
+def their_draws(topics: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """(draws, T): the same as whoever wrote the file drew, by what its certificate says of it."""
+    count = len(np.unique(topics))
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+
+
+def stray(confidence: float, draws: int) -> float:
+    """How far a level may lie from the confidence, for noise in our draws and in so many others."""
+    return STRAY * float(np.sqrt(confidence * (1 - confidence) * (1 / DRAWS + 1 / draws)))
+
+
 class Resampled:
     """Topics drawn with replacement, the same draws for every pair and every ε.
 
     Args:
-        draws: how many the file's own bound took; with ours they say what noise may lie between.
+        topics: (prompts,).
+        times: (B, T), how often each topic is drawn, in the order of their names.
     """
 
-    def __init__(self, topics: np.ndarray, confidence: float, draws: int) -> None:
+    def __init__(self, topics: np.ndarray, confidence: float, times: np.ndarray) -> None:
         _, self.topic = np.unique(topics, return_inverse=True)
         self.prompts = np.bincount(self.topic).astype(float)  # (T,)
-        self.confidence, count = confidence, len(self.prompts)
-        drawn = np.random.default_rng(SEED).integers(count, size=(DRAWS, count))
-        self.times = np.stack([np.bincount(row, minlength=count) for row in drawn]).astype(float)
+        self.confidence, self.times = confidence, times.astype(float)
         self.total = self.times @ self.prompts  # (B,)
-        noise = np.sqrt(confidence * (1 - confidence) * (1 / DRAWS + 1 / draws))
-        self.levels = {
-            "middle": confidence,
-            "low": max(confidence - STRAY * noise, 0.0),
-            "high": min(confidence + STRAY * noise, 1.0),
-        }
 
-    def upper(self, ideal: np.ndarray, worth: np.ndarray, delta: float) -> Upper:
-        """The largest over pairs; ideal and worth (P, prompts), of each pair's policy and weights."""
+    def upper(
+        self, ideal: np.ndarray, worth: np.ndarray, delta: float, stray: float = 0.0
+    ) -> Upper:
+        """The largest over pairs; ideal and worth (P, prompts), of each pair's policy and weights.
+
+        Args:
+            stray: how far the levels of `low` and `high` lie from the confidence.
+        """
         if len(self.prompts) < 2 or not np.isfinite(ideal).all():
             return Upper(np.inf, np.inf, np.inf)
-        sums = [np.stack([np.bincount(self.topic, row) for row in x]) for x in (ideal, worth)]
+        sums = self._by_topic(ideal), self._by_topic(worth)
+        # the pairs that look worst first: after them, one look each says that the rest are better
+        order = np.argsort(worth.sum(axis=1) / np.maximum(ideal.sum(axis=1), 1e-9))
+        levels = [self.confidence, self.confidence - stray, self.confidence + stray]
+        levels = np.clip(levels, 0, 1).tolist()
         found = {}
-        for name, level in self.levels.items():
-            # the pairs that look worst first: after them, one look each says that the rest are better
-            order = np.argsort(worth.sum(axis=1) / np.maximum(ideal.sum(axis=1), 1e-9))
+        for level in set(levels):
             largest = 0.0
             for pair in order:
                 largest = self._least(sums[0][pair], sums[1][pair], delta, level, largest)
                 if largest == np.inf:
                     break
-            found[name] = largest
-        return Upper(**found)
+            found[level] = largest
+        return Upper(*(found[level] for level in levels))
+
+    def bound(self, ideal: np.ndarray, worth: np.ndarray, delta: float, epsilon: float) -> float:
+        """The largest bound of the mean of `(1 − ε) f* − J − δ` over the pairs, at one ε."""
+        if len(self.prompts) < 2 or not np.isfinite(ideal).all():
+            return np.inf
+        sums = self._by_topic((1 - epsilon) * ideal - worth - delta)
+        return max(self._bound(pair, self.confidence) for pair in sums)
+
+    def _by_topic(self, of_prompts: np.ndarray) -> np.ndarray:
+        return np.stack([np.bincount(self.topic, row) for row in of_prompts])
 
     def _least(
         self, ideal: np.ndarray, worth: np.ndarray, delta: float, level: float, at_least: float
@@ -88,8 +121,10 @@ class Resampled:
                 + shift**2 * (self.times @ self.prompts**2)
             )
             spread = inflate * np.sqrt(np.maximum(square, 0)) / self.total
-            ratios = np.full(DRAWS, np.inf)  # a draw of one topic alone says that anything may be
+            ratios = np.full(
+                len(shift), np.inf
+            )  # a draw of one topic alone says that anything may be
             np.divide(-shift, spread, out=ratios, where=spread > 1e-12)
-            rank = min(int(np.ceil(level * (DRAWS - 1))), DRAWS - 1)
+            rank = int(np.ceil(level * (len(ratios) - 1)))
             allowance = max(allowance, np.partition(ratios, rank)[rank])
         return mean + allowance * error

@@ -9,9 +9,11 @@ import numpy as np
 from palette.checking.branching import Worst, least_epsilon, worst_regret
 from palette.checking.covering import covered, stray_corners
 from palette.checking.hardness import hardness
+from palette.checking.judging import judge
 from palette.checking.mixtures import Mean, Mixture, mixtures
-from palette.checking.resampling import Resampled, Upper
-from palette.checking.sources import PLAN, Split, digests, read_json, read_split
+from palette.checking.resampling import Upper
+from palette.checking.shape import Plan, look_at
+from palette.checking.sources import PLAN, Planes, Split, digests, read_json, read_split
 from palette.checking.stated import Difference, Ledger, Stated
 
 
@@ -34,8 +36,11 @@ def review(
         PaletteError: a table is missing or damaged, or the tolerance is out of reach.
     """
     ledger, plan = Ledger(stated.content), read_json(data / PLAN)
+    look_at(Plan, plan, data / PLAN)
     _against_plan(ledger, stated, plan)
-    if ledger.differences:  # the tables speak of other traits or members than the file
+    fits = not ledger.differences
+    ledger.same(("digest",), stated.digest)
+    if not fits:  # the tables speak of other traits or members than the file
         return Review(ledger.differences, ledger.compared, None, None)
     trained = [member["id"] for member in plan["members"]]
     _provenance(ledger, stated, data)
@@ -44,34 +49,16 @@ def review(
     )
     names, beta = ["base", *stated.members], stated.content["beta"]
     judged_by = mixtures(certify, ["base", *trained], beta)
-    routing, judging = (_Planes(split, names, beta) for split in (select, certify))
+    routing, judging = (Planes(split, names, beta) for split in (select, certify))
 
     _members(ledger, stated, routing, beta)
     _shares(ledger, stated, plan, certify, judged_by)
     _cells(ledger, stated, routing)
     worst = _everywhere(ledger, stated, routing, judging, judged_by, tolerance, tell)
-    upper = _verdict(ledger, stated, plan, certify, judging, judged_by)
+    upper = judge(ledger, stated, plan, certify, judging, judged_by)
     for which, gap in hardness(judged_by["base"], stated.floor).items():
         ledger.close(("gap", which), gap)
     return Review(ledger.differences, ledger.compared, worst, upper)
-
-
-class _Planes:
-    """Policies' worths on one split."""
-
-    def __init__(self, split: Split, names: list[str], beta: float) -> None:
-        self.names = names
-        self.by_prompt, self.cost_by_prompt = split.worth(names, beta)
-        self.values, self.costs = self.by_prompt.mean(axis=1), self.cost_by_prompt.mean(axis=1)
-
-    def worth(self, weights: np.ndarray) -> np.ndarray:
-        """(K, P) at weights (P, d)."""
-        return self.values @ weights.T - self.costs[:, None]
-
-    def of_prompts(self, name: str, weights: np.ndarray) -> np.ndarray:
-        """(P, prompts) at weights (P, d), of one policy."""
-        k = self.names.index(name)
-        return weights @ self.by_prompt[k].T - self.cost_by_prompt[k]
 
 
 def _against_plan(ledger: Ledger, stated: Stated, plan: dict) -> None:
@@ -97,7 +84,7 @@ def _provenance(ledger: Ledger, stated: Stated, data: Path) -> None:
         ledger.same(("provenance", file), found.get(file, "no such file"))
 
 
-def _members(ledger: Ledger, stated: Stated, select: _Planes, beta: float) -> None:
+def _members(ledger: Ledger, stated: Stated, select: Planes, beta: float) -> None:
     for name, values, cost in zip(select.names, select.values, select.costs, strict=True):
         key = ("base",) if name == "base" else ("members", name)
         for trait, value in zip(stated.traits, values, strict=True):
@@ -111,7 +98,7 @@ def _shares(
     ledger: Ledger, stated: Stated, plan: dict, certify: Split, judged_by: dict[str, Mixture]
 ) -> None:
     trained = [member["id"] for member in plan["members"]]
-    planes = _Planes(certify, ["base", *trained], stated.content["beta"])
+    planes = Planes(certify, ["base", *trained], stated.content["beta"])
     shares = {}
     for place, member in enumerate(plan["members"], start=1):
         at = stated.weights(member["weights"])[None]
@@ -126,7 +113,7 @@ def _shares(
     ledger.close(("adapters", "share_mean"), np.mean(known) if known else None)
 
 
-def _cells(ledger: Ledger, stated: Stated, select: _Planes) -> None:
+def _cells(ledger: Ledger, stated: Stated, select: Planes) -> None:
     planes = dict(zip(select.names, zip(select.values, select.costs, strict=True), strict=True))
     for place, wrong in stray_corners(stated.cells, stated.floor, planes):
         ledger.differ(place, "a corner of its cell", wrong)
@@ -137,8 +124,8 @@ def _cells(ledger: Ledger, stated: Stated, select: _Planes) -> None:
 def _everywhere(
     ledger: Ledger,
     stated: Stated,
-    select: _Planes,
-    certify: _Planes,
+    select: Planes,
+    certify: Planes,
     judged_by: dict[str, Mixture],
     tolerance: float,
     tell: Callable[[int, int, float], None],
@@ -175,71 +162,3 @@ def _everywhere(
         apart and min(at_corners, worst.low) < 1,
     )
     return worst
-
-
-def _verdict(
-    ledger: Ledger,
-    stated: Stated,
-    plan: dict,
-    certify: Split,
-    judging: _Planes,
-    judged_by: dict[str, Mixture],
-) -> Upper:
-    content, looks = stated.content, plan.get("looks", 1)
-    confidence = 1 - (1 - content["confidence"]) / 2 ** (looks - 1)
-    ledger.same(("certificate", "looks"), looks)
-    ledger.close(("certificate", "confidence"), confidence)
-    ledger.same(("certificate", "prompts"), len(certify.topics))
-    ledger.same(("certificate", "topics"), len(set(certify.topics)))
-
-    weights, members = stated.pairs
-    at_worst = stated.weights(content["worst"]["weights"])
-    weights, members = np.vstack([weights, at_worst]), [*members, content["worst"]["member"]]
-    ideal, worth = (np.empty((len(weights), len(certify.topics))) for _ in range(2))
-    thin = 0.0
-    for name in sorted(set(members)):
-        own = np.array([member == name for member in members])
-        ideal[own] = judged_by[name].upward(weights[own])
-        worth[own] = judging.of_prompts(name, weights[own])
-        own[-1] = False  # the worst is one of the pairs again
-        if own.any():
-            thin = max(thin, float(judged_by[name].thin(weights[own]).max()))
-    best, reached, delta = ideal.mean(axis=1), worth.mean(axis=1), content["delta"]
-    points = least_epsilon(best - reached - delta, best)
-    ledger.close(("certificate", "epsilon_point"), points[:-1].max())
-    listed = np.abs(weights[:-1] - at_worst).max(axis=1) <= 1e-9
-    listed &= np.array(members[:-1]) == members[-1]
-    ledger.differ("worst.weights", "the worst corner", "no corner of its cell", not listed.any())
-    ledger.differ(
-        "worst.weights",
-        f"epsilon {points[-1]:.7g}",
-        f"{points[:-1].max():.7g} elsewhere",
-        points[-1] < points[:-1].max() - 1e-6,
-    )
-    ledger.close(("worst", "additive"), best[-1] - reached[-1])
-    ledger.close(("worst", "multiplicative"), 1 - reached[-1] / best[-1] if best[-1] > 0 else None)
-    ledger.close(("thin",), thin)
-
-    draws = Resampled(certify.topics, confidence, content["certificate"]["draws"])
-    upper = draws.upper(ideal[:-1], worth[:-1], delta)
-    own = draws.upper(ideal[-1:], worth[-1:], delta)
-    ledger.between(("certificate", "epsilon_upper"), upper.low, upper.high)
-    ledger.between(("worst", "upper"), own.low, own.high)
-    told = content.get("certificate", {}).get("epsilon_upper")
-    passed = isinstance(told, int | float) and told <= content["epsilon"]
-    ledger.same(("passed",), passed)
-    _mend(ledger, stated, passed)
-    return upper
-
-
-def _mend(ledger: Ledger, stated: Stated, passed: bool) -> None:
-    """Weights to train for next lie in W, and are named for a failure alone.
-
-    What they are expected to bring is a forecast, and not part of the verdict.
-    """
-    named = stated.content.get("mend", {}).get("weights", [])
-    ledger.differ("mend.weights", f"{len(named)} named", "none: it passed", passed and named != [])
-    for place, weights in enumerate(named):
-        at = stated.weights(weights)
-        outside = abs(at.sum() - 1) > 1e-6 or (at < stated.floor - 1e-6).any()
-        ledger.differ(f"mend.weights.{place}", str(at.tolist()), "lies outside W", bool(outside))

@@ -48,6 +48,24 @@ class Split:
         return np.array(values), np.array(costs)
 
 
+class Planes:
+    """Policies' worths on one split, prompt by prompt and averaged."""
+
+    def __init__(self, split: Split, names: list[str], beta: float) -> None:
+        self.names = names
+        self.by_prompt, self.cost_by_prompt = split.worth(names, beta)
+        self.values, self.costs = self.by_prompt.mean(axis=1), self.cost_by_prompt.mean(axis=1)
+
+    def worth(self, weights: np.ndarray) -> np.ndarray:
+        """(K, P) at weights (P, d)."""
+        return self.values @ weights.T - self.costs[:, None]
+
+    def of_prompts(self, name: str, weights: np.ndarray) -> np.ndarray:
+        """(P, prompts) at weights (P, d), of one policy."""
+        k = self.names.index(name)
+        return weights @ self.by_prompt[k].T - self.cost_by_prompt[k]
+
+
 def read_split(data: Path, split: str, traits: list[str], members: list[str]) -> Split:
     """Everything that the tables under `data` say of one split.
 

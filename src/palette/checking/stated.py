@@ -1,5 +1,7 @@
 """What portfolio.json states, and a ledger of where that differs from what was found."""
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -7,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from palette.checking.shape import Portfolio, look_at
 from palette.checking.sources import read_json
-from palette.errors import PaletteError
 
 EXACT = 1e-6  # two ways of adding up the same floats differ by less
 
@@ -24,6 +26,8 @@ class Stated:
     """(d,)"""
     cells: dict[str, tuple[str, np.ndarray]]
     """key → (member, corners (V, d))"""
+    digest: str
+    """of the content as it was read"""
 
     @property
     def members(self) -> list[str]:
@@ -44,36 +48,30 @@ class Stated:
 def read_stated(file: Path) -> Stated:
     """Raises PaletteError where the file is missing or is not a portfolio.json."""
     content = read_json(file)
-    try:
-        traits = list(content["traits"])
-        listed = content["members"]
-        content["members"] = {member["id"]: member for member in listed}
-        if len(content["members"]) < len(listed):
-            raise ValueError("a member is listed twice")
-        asked = np.array([content[key] for key in ("epsilon", "delta", "beta", "confidence")])
-        if not np.isfinite(asked.astype(float)).all():
-            raise ValueError("a parameter is no number")
+    look_at(Portfolio, content, file)
+    found = digest(content)
+    content["members"] = {member["id"]: member for member in content["members"]}
+    traits = content["traits"]
 
-        def weights(of: dict) -> np.ndarray:
-            found = np.array([of[trait] for trait in traits], dtype=float)
-            if not np.isfinite(found).all():
-                raise ValueError("a weight is no number")
-            return found
+    def weights(of: dict[str, float]) -> np.ndarray:
+        return np.array([of[trait] for trait in traits], dtype=float)
 
-        cells = {
-            f"cells.{place}": (cell["member"], np.stack(list(map(weights, cell["vertices"]))))
-            for place, cell in enumerate(content["cells"])
-        }
-        if not cells or not traits:
-            raise KeyError("cells")
-        weights(content["worst"]["weights"])
-        _ = content["provenance"].keys(), content["worst"]["member"]
-        return Stated(content, traits, weights(content["region"]), cells)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise PaletteError(
-            f"{file} is no portfolio.json that can be read ({type(error).__name__}: {error}); "
-            "run `dvc repro` to make it anew"
-        ) from None
+    cells = {
+        f"cells.{place}": (cell["member"], np.stack(list(map(weights, cell["vertices"]))))
+        for place, cell in enumerate(content["cells"])
+    }
+    return Stated(content, traits, weights(content["region"]), cells, found)
+
+
+def digest(content: dict[str, Any]) -> str:
+    """sha256 of the canonical JSON of everything but the digest itself: any edit changes it.
+
+    It is no signature: who edits a number can make a new digest as well. Then only those numbers
+    are caught that follow from the tables.
+    """
+    rest = {key: value for key, value in content.items() if key != "digest"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True)

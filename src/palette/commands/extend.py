@@ -11,6 +11,10 @@ from palette.errors import PaletteError
 PORTFOLIO = Path("data/portfolio/portfolio.json")
 PINNED = Path("inputs/plan/pinned.csv")
 PARAMS = Path("params.yaml")
+COUNTED = (
+    "The first verdict is look 1 at certify, and each round of repair in the file of plan.pinned is "
+    "one more; verdicts under other params or data are not counted."
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ def extend(
         f"commit it with {PARAMS}, then `dvc repro`: the next verdict is look {done.look} at "
         f"certify, judged at confidence {done.confidence:.4g}"
     )
+    print(COUNTED)
 
 
 def append(portfolio: Path) -> Extension:
@@ -56,7 +61,8 @@ def append(portfolio: Path) -> Extension:
     in between, the same call goes on from there.
 
     Raises:
-        PaletteError: no weights would help, or these are in the file already.
+        PaletteError: no weights would help, these are in the file already, or all together are more
+            than plan.max_members. Nothing is written then.
     """
     import numpy as np
 
@@ -85,6 +91,7 @@ def append(portfolio: Path) -> Extension:
     latest = max([*rounds, *held_rounds, plan.get("looks", 1) - 1])
     weights = np.concatenate([weights, members[fresh], mend])
     rounds = np.concatenate([rounds, held_rounds[fresh], np.full(len(mend), latest + 1)])
+    _afford(params.plan.max_members, len(weights))
     if not params.plan.pinned:
         _spare(file, traits, weights)
     pinned.write(file, traits, weights, rounds)
@@ -109,6 +116,15 @@ def _among(rows, known):
 
     present = {tuple(row) for row in np.rint(100 * known).astype(int)}
     return np.array([tuple(row) in present for row in np.rint(100 * rows).astype(int)], dtype=bool)
+
+
+def _afford(most: int | None, members: int) -> None:
+    """Refuse what the next plan would refuse, while the file is as it was."""
+    if most is not None and members > most:
+        raise PaletteError(
+            f"plan.max_members is {most}, but the plan with the weights that would mend it has "
+            f"{members} members; raise it to {members} in {PARAMS}, then run `palette extend` again"
+        )
 
 
 def _spare(file: Path, traits: list[str], weights) -> None:

@@ -50,6 +50,25 @@ def read(path: Path) -> PolicyTable:
     return _arrange(path, frame, objectives)
 
 
+def refuse_negative(table: PolicyTable) -> None:
+    """Where a share of the best is asked, values below 0 are wrong.
+
+    Raises:
+        PaletteError: names the first of them.
+    """
+    import numpy as np
+
+    below = np.argwhere(table.measured.values < 0)
+    if len(below):
+        policy, prompt, objective = below[0]
+        raise PaletteError(
+            f"policy '{table.measured.names[policy]}' has "
+            f"{table.measured.values[policy, prompt, objective]:g} for "
+            f"'{table.objectives[objective]}', and a share of a negative value means nothing: "
+            "shift or --normalize the objective, or use --epsilon 0 with a --delta"
+        )
+
+
 def _load(path: Path) -> "pl.DataFrame":
     import polars as pl
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from palette.core.selecting import Say
 
 FEWEST = 2  # prompts in a half, without which there is no spread to speak of
-NOISE = 1e-9  # by which a worst ε may exceed the asked one for want of digits
+NOISE = 1e-9  # by which an upper bound may exceed the asked ε for want of digits
 SHOWN = 20_000  # weights from which the table's "wins" are counted; nothing else depends on them
 
 
@@ -58,7 +58,8 @@ def select(
     """Choose the fewest of your own policies that serve every weighting of the objectives.
 
     For every w, the best of the chosen is worth at least (1 − ε) of the best of all, less δ. With
-    prompts, half of them choose and the other half certifies. JSON on stdout, a table on stderr.
+    prompts, half of them choose and the other half certifies; `lower_bound` and `optimal` then
+    speak of the means of the half that chose. JSON on stdout, a table on stderr.
     Exit status: 0 it holds, 1 no subset (of the size) is found to hold, 2 wrong input.
     """
     from palette.commands import policy_table
@@ -67,7 +68,8 @@ def select(
         _check(epsilon, delta, max_size, confidence)
         table = policy_table.read(values)
         region = _region(table.objectives, floor or [])
-        _check_signs(table, epsilon, normalize)
+        if epsilon > 0 and not normalize:
+            policy_table.refuse_negative(table)
         answer = _answer(table, region, epsilon, delta, max_size, normalize, confidence)
     except PaletteError as error:
         print(f"palette: {error}", file=sys.stderr)
@@ -104,22 +106,6 @@ def _region(objectives: tuple[str, ...], floors: list[str]) -> "Region":
     if not sum(least.values()) < 1:
         raise PaletteError(f"the floors add up to {sum(least.values()):g}: keep them below 1")
     return Region(tuple(least.values()))
-
-
-def _check_signs(table: "PolicyTable", epsilon: float, normalize: bool) -> None:
-    import numpy as np
-
-    if epsilon == 0 or normalize:
-        return
-    below = np.argwhere(table.measured.values < 0)
-    if len(below):
-        policy, prompt, objective = below[0]
-        raise PaletteError(
-            f"policy '{table.measured.names[policy]}' has "
-            f"{table.measured.values[policy, prompt, objective]:g} for "
-            f"'{table.objectives[objective]}', and a share of a negative value means nothing: "
-            "shift or --normalize the objective, or use --epsilon 0 with a --delta"
-        )
 
 
 def _answer(
@@ -163,15 +149,14 @@ def _answer(
             "prompts": {"choose": int(here.sum()), "certify": int((~here).sum())},
         }
     members = choice.members
+    holds = contest.holds(members, epsilon, delta / contest.unit)
     worst, shares = contest.worst(members, delta / contest.unit)
     needed, deepest = contest.shortfall(members, epsilon)
-    decided = certifying["epsilon_upper"] if certifying else worst
-    if contest.lowest() < 0:  # with ε = 0: no share means anything, so δ decides
-        worst, shares = (0.0 if needed * contest.unit <= delta + NOISE else float("inf")), deepest
-        decided = upper if certifying else worst
-    passed = decided is not None and decided <= epsilon + NOISE
-    if passed:
+    if not contest.relative:  # with ε = 0: no share means anything, so δ decides
+        worst, shares = (0.0 if holds else float("inf")), deepest
+    if holds:
         worst = min(worst, epsilon)
+    passed = upper <= epsilon + NOISE if certifying else holds
     weights = region.spread(shares)
     return {
         "members": [measured.names[member] for member in members],
@@ -207,7 +192,7 @@ def _contest(measured: "Measured", region: "Region", epsilon: float) -> Any:
     from palette.core.linear_regret import Contest
 
     contest = Contest(measured.planes, region)
-    if epsilon > 0 and contest.lowest() < -NOISE:
+    if epsilon > 0 and not contest.relative:
         raise PaletteError(
             "at some weights every policy costs more than it is worth, and a share of a negative "
             "worth means nothing: lower the costs, or use --epsilon 0 with a --delta"

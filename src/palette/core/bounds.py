@@ -11,12 +11,13 @@ from math import ceil
 import numpy as np
 
 from palette.core.apart import far_apart
-from palette.core.covering import TOLERANCE, least, prices
+from palette.core.covering import NOISE, TOLERANCE, least, prices
+from palette.core.envelope import Planes
 from palette.core.moving import Setting
 
 CELLS = 12_000  # cells made at most: where f* asks for more, the bound stays lower but valid
 START = 256  # cells to begin with
-AT_ONCE = 256  # cells whose arrays are held at once
+AT_ONCE = 200  # cells whose arrays are held at once
 SPLIT = 2000  # cells split at once, those that could cover most first
 USEFUL = 0.98  # of one member: what a centre must cover to be worth trying
 PRICED = 1e-3  # a cell that could cover points worth this much over one member is split
@@ -60,9 +61,9 @@ class Cells:
     def take(self, rows: np.ndarray) -> "Cells":
         return Cells(*(part[rows] for part in vars(self).values()))
 
-    def worth(self, points: np.ndarray) -> np.ndarray:
-        """(P, C): the tangents at the centres, at the points (P, d)."""
-        return points @ self.slope.T - self.cost
+    def tangents(self) -> Planes:
+        """The planes of the ideal policies for the centres."""
+        return Planes(("",) * len(self.centre), self.slope, self.cost)
 
     def reach(self, points: np.ndarray) -> np.ndarray:
         """(P, C): at least what the tangent of f* at any point of the cell is worth at the points.
@@ -74,7 +75,7 @@ class Cells:
         `|Δᵀ(H_t − H_0)u| <= (e^{2tA} − 1)|Δ||u|` in the norm of H_0. Over t from 0 to 1 that is
         `Δᵀ H_0 u + κ(A)|Δ||u|`, κ(A) = (e^{2A} − 1)/2A − 1: convex in Δ, largest at a corner.
         """
-        result = self.worth(points)
+        result = self.tangents().worth(points)
         for start in range(0, len(self.centre), AT_ONCE):
             part = slice(start, start + AT_ONCE)
             away = points[None] - self.centre[part, None]  # (C, P, d)
@@ -106,6 +107,8 @@ class Relaxation:
     """no fewer members cover these points, beside the base"""
     candidates: np.ndarray
     """(K, d): training weights that are worth trying"""
+    planes: Planes
+    """of the ideal policies for them, in their order"""
     points: np.ndarray
     """(P, d): the weights to cover, those that the base covers left out"""
 
@@ -128,26 +131,31 @@ def relaxations(
     region = setting.region
     points = region.lattice(region.lattice_steps(STEPS, POINTS))
     cells = _first(setting) if region.d <= LARGEST else None
+    planes = setting.planes(candidates).take(range(1, len(candidates) + 1))
+    fresh = points
     bound = 0
     for _ in range(rounds):
         base = setting.base().worth(points)[:, 0]
         targets = (1 - epsilon) * setting.value(points)
-        points, targets = points[base < targets], targets[base < targets]
+        points, targets = points[base < targets - NOISE], targets[base < targets - NOISE]
         if len(points) == 0:
-            yield Relaxation(0, candidates, points)
+            yield Relaxation(0, candidates, planes, points)
             return
-        candidates = np.concatenate([candidates, points])
+        candidates = np.concatenate([candidates, fresh])
+        planes += setting.planes(fresh).take(range(1, len(fresh) + 1))
         if cells is not None:
-            cells, candidates = _priced(setting, cells, candidates, points, targets)
+            cells, useful = _priced(setting, cells, planes, points, targets)
+            candidates = np.concatenate([candidates, useful.centre])
+            planes += useful.tangents()
             could = cells.reach(points) >= targets[:, None] - TOLERANCE
             bound = max(bound, least(could)[1])
-        yield Relaxation(bound, candidates, points)
-        does = setting.planes(candidates).worth(points)[:, 1:] >= targets[:, None]
+        yield Relaxation(bound, candidates, planes, points)
+        does = planes.worth(points) >= targets[:, None] - NOISE
         short = setting.shortfall(candidates[list(least(does)[0])])
-        worse = short.weights[short.violated(epsilon, 0.0)]
-        if len(worse) == 0:
+        fresh = short.weights[short.violated(epsilon, 0.0)]
+        if len(fresh) == 0:
             return
-        points = np.concatenate([points, worse])
+        points = np.concatenate([points, fresh])
 
 
 def lower_bound(setting: Setting, epsilon: float) -> int:
@@ -172,10 +180,15 @@ def _first(setting: Setting) -> Cells:
 
 
 def _priced(
-    setting: Setting, cells: Cells, candidates: np.ndarray, points: np.ndarray, targets: np.ndarray
-) -> tuple[Cells, np.ndarray]:
-    """Split cells until none could cover points worth more than one member; their centres too."""
-    does = setting.planes(candidates).worth(points)[:, 1:] >= targets[:, None]
+    setting: Setting, cells: Cells, planes: Planes, points: np.ndarray, targets: np.ndarray
+) -> tuple[Cells, Cells]:
+    """Split cells until none could cover points worth more than one member.
+
+    Returns:
+        The cells that W is cut into, and those made on the way whose centres are worth trying.
+    """
+    does = planes.worth(points) >= targets[:, None] - NOISE
+    found = cells.take(np.arange(0))
     could = cells.reach(points) >= targets[:, None] - TOLERANCE
     price = prices(does)
     fresh = True
@@ -196,11 +209,11 @@ def _priced(
         cells = cells.take(np.delete(np.arange(len(cells.centre)), dear)) + halves
         reached = halves.reach(points) >= targets[:, None] - TOLERANCE
         could = np.hstack([np.delete(could, dear, axis=1), reached])
-        own = halves.worth(points) >= targets[:, None]
+        own = halves.tangents().worth(points) >= targets[:, None] - NOISE
         useful = price @ own > USEFUL
         does = np.hstack([does, own[:, useful]])
-        candidates = np.concatenate([candidates, halves.centre[useful]])
-    return cells, candidates
+        found += halves.take(np.flatnonzero(useful))
+    return cells, found
 
 
 def _expand(setting: Setting, corners: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -6,6 +6,8 @@ import numpy as np
 
 from palette.core.covering import least_epsilon
 
+ROOT = 1e-6  # to which a bound's root in ε is found
+REPEAT = np.sqrt(2)  # standard errors by which two looks at the same mean differ
 CHUNK = 1_000_000  # bootstrap means held at once, in each of some six arrays
 FEW = 10  # samples per mode of the ideal policy below which its estimate is not to be trusted
 
@@ -34,7 +36,7 @@ class Verdict:
     epsilon_upper: float
     """the least ε that passes at δ by the upper bound; infinite where there is none"""
     passed: bool
-    """epsilon_upper <= epsilon"""
+    """epsilon_upper <= epsilon, and the bound at epsilon itself holds"""
     worst: int
     """index of the pair that decides epsilon_point"""
     additive: float
@@ -69,7 +71,8 @@ def verdict(
         confidence=confidence,
         epsilon_point=float(points[worst]),
         epsilon_upper=epsilon_upper,
-        passed=epsilon_upper <= epsilon,
+        # A bound need not fall with ε at every step: it must hold at the very ε that was asked for.
+        passed=epsilon_upper <= epsilon and bool(bound(epsilon).max() <= ROOT),
         worst=worst,
         additive=float(ideal[worst] - worth[worst]),
         multiplicative=float(1 - worth[worst] / ideal[worst]) if ideal[worst] > 0 else np.inf,
@@ -106,6 +109,11 @@ class UpperBound:
         """(P,): infinite where too few topics, or an infinite f*, leave no bound at all."""
         mean, error, quantile = self.parts(epsilon, pairs)
         return mean + quantile * error
+
+    def foreseen(self, epsilon: float) -> np.ndarray:
+        """(P,): what a bound on other prompts is likely to stay below, seen from these prompts."""
+        mean, error, quantile = self.parts(epsilon)
+        return np.where(error > 0, mean + (quantile + REPEAT) * error, mean)
 
     def least_epsilon(self, pair: int) -> float:
         """The least ε in [0, 1] at which this pair's bound is at most 0; infinite if there is none."""

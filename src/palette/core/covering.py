@@ -76,10 +76,10 @@ def covering(
 ) -> np.ndarray:
     """(P, K) bool: which planes hold (ε, δ) at which points (P, d), whose f* is `ideal` (P,).
 
-    Stricter by TOLERANCE than what counts as violated, so that a violated vertex, taken as a point,
-    is never again left to the same planes.
+    Stricter than what counts as violated, so that a violated vertex, taken as a point, is never
+    again left to the same planes; but f* is not asked of a plane to the last bit.
     """
-    return planes.worth(points) >= ((1 - epsilon) * ideal - delta)[:, None]
+    return planes.worth(points) >= ((1 - epsilon) * ideal - delta)[:, None] - NOISE
 
 
 def cover(
@@ -220,7 +220,13 @@ def prices(covers: np.ndarray) -> np.ndarray:
 
 
 def greedy(matrix: np.ndarray) -> np.ndarray:
-    """Columns (as a bool mask) of a set cover of all rows, each time the one that adds most."""
+    """Columns (as a bool mask) of a set cover of all rows, each time the one that adds most.
+
+    Raises:
+        ValueError: a row is in no column.
+    """
+    if not matrix.any(axis=1).all():
+        raise ValueError("a row that no column covers has no cover")
     chosen = np.zeros(matrix.shape[1], dtype=bool)
     left = np.ones(matrix.shape[0], dtype=bool)
     while left.any():

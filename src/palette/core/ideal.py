@@ -132,7 +132,8 @@ class Ideal:
         for rows, _, rewards, scores in self._scores(weights):
             shares = np.exp(scores - _log_sum(scores)[:, None])
             mean = shares @ rewards
-            second = np.einsum("wm,mi,mj->wij", shares, rewards, rewards, optimize=True)
+            squares = (rewards[:, :, None] * rewards[:, None, :]).reshape(len(rewards), d * d)
+            second = (shares @ squares).reshape(-1, d, d)
             result[rows] += second - mean[:, :, None] * mean[:, None, :]
         return result / (len(self.rewards) * self.beta)
 

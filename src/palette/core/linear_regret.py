@@ -96,18 +96,14 @@ class Contest:
 
         Newton's steps: the worst shares of one ε give the next, until none falls short.
         """
-        where = self.starts[-1]
-        looked = self._corners(members) if self.region.d <= CORNERS_UP_TO else self.starts
-        epsilon = 0.0
+        epsilon, where = 0.0, self.starts[-1]
+        looked = self.starts[self.gap(self.starts, members, epsilon, delta) > TOLERANCE]
+        if not len(looked):
+            looked = self.violated(members, epsilon, delta)
         while len(looked):
             least = least_epsilon(self.ideal(looked), self.worth(looked, members), delta)
-            if least.max() <= epsilon:
-                looked = self.violated(members, epsilon, delta)
-                if not len(looked):
-                    break
-                least = least_epsilon(self.ideal(looked), self.worth(looked, members), delta)
-                if least.max() <= epsilon:  # nothing is left but rounding
-                    break
+            if least.max() <= epsilon:  # nothing is left but rounding
+                break
             where, epsilon = looked[least.argmax()], float(least.max())
             if epsilon > 1:
                 return float("inf"), where
@@ -116,16 +112,21 @@ class Contest:
 
     def shortfall(self, members: np.ndarray, epsilon: float) -> tuple[float, np.ndarray]:
         """The least δ >= 0 that the members hold at ε, and where: shares (d,)."""
-        shares = self.violated(members, epsilon, 0.0)
-        if not len(shares):
-            return 0.0, self.starts[-1]
-        gap = self.gap(shares, members, epsilon, 0.0)
-        return float(gap.max()), shares[gap.argmax()]
+        delta, where = 0.0, self.starts[-1]
+        while len(looked := self.violated(members, epsilon, delta)):
+            gap = self.gap(looked, members, epsilon, 0.0)
+            delta, where = float(gap.max()), looked[gap.argmax()]
+        return delta, where
 
-    def lowest(self) -> float:
-        """The least that the best of all policies is worth anywhere on W."""
+    def holds(self, members: np.ndarray, epsilon: float, delta: float) -> bool:
+        """Whether the members hold (ε, δ) on all of W, but for rounding."""
+        return not len(self.violated(members, epsilon, delta))
+
+    @cached_property
+    def relative(self) -> bool:
+        """Whether a share of the best means anything: it is worth at least 0 on all of W."""
         shares, _ = worst_shares(np.zeros((1, self.region.d)), self.heights[self.front])
-        return float(self.ideal(shares)[0])
+        return bool(self.ideal(shares)[0] >= -TOLERANCE)
 
     def _corners(self, members: np.ndarray) -> np.ndarray:
         """(V, d): the corners of the members' cells; only those of W where qhull gives up."""

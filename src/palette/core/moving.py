@@ -101,7 +101,7 @@ def _rounded(
     for _ in range(ROUNDINGS):
         planes, short = _look(setting, weights)
         slopes = _slopes(setting, weights, planes, short)
-        tried = [_whole_step(weights, fixed, short.epsilon(), slopes)]
+        tried = [_whole_step(setting.region, weights, fixed, short.epsilon(), slopes)]
         if not np.isfinite(least):
             tried.append(np.where(fixed[:, None], weights, hundredths(weights)))
         worst = [setting.shortfall(trial).epsilon().max() for trial in tried]
@@ -115,15 +115,16 @@ def _rounded(
 
 
 def _whole_step(
-    weights: np.ndarray, fixed: np.ndarray, regrets: np.ndarray, slopes: np.ndarray
+    region: Region, weights: np.ndarray, fixed: np.ndarray, regrets: np.ndarray, slopes: np.ndarray
 ) -> np.ndarray:
     """The hundredths near the weights that minimise the largest linearised regret."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     count, d = weights.shape
-    low = np.where(fixed[:, None], weights * 100, np.floor(weights * 100 + 1e-6) - 1)
-    high = np.where(fixed[:, None], weights * 100, low + 3)
-    low, high = np.clip(np.rint(low), 0, 100), np.clip(np.rint(high), 0, 100)
+    near = np.floor(weights * 100 + 1e-6) - 1
+    least = np.floor(np.array(region.floor) * 100 + 1e-6)
+    low = np.where(fixed[:, None], np.rint(weights * 100), np.maximum(near, least))
+    high = np.where(fixed[:, None], low, np.minimum(near + 3, 100))
     flat = slopes.reshape(len(slopes), -1) / 100
     found = milp(
         np.r_[np.zeros(count * d), 1.0],

@@ -7,7 +7,7 @@ and the largest of their upper bounds certifies it for every w at once.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -95,7 +95,8 @@ def choose(
     """The fewest policies likely to be certified on other prompts, or the best `size` of them.
 
     A choice that just holds here would fail there one time in two, so (ε, δ) is tightened until
-    the bound that another half is likely to give, this half's with two looks' noise, holds.
+    the bound that another half is likely to give, this half's with two looks' noise, holds. What
+    is said of smaller choices is said of the asked (ε, δ), by this half's means.
     """
     contest = Contest(measured.planes, region)
 
@@ -125,7 +126,9 @@ def choose(
                 found, low = attempt, middle
             else:
                 high = middle
-    return found[:2]
+    chosen, made, _ = found
+    least = loose[0].lower_bound
+    return replace(chosen, lower_bound=least, optimal=len(chosen.members) <= least), made
 
 
 def epsilon_upper(bound: UpperBound, epsilon: float) -> float:

@@ -163,7 +163,8 @@ def _covers(
     for ε with members added.
     """
     weights = np.concatenate([pinned, relaxed.candidates])
-    planes, targets = setting.planes(weights), setting.value(relaxed.points)
+    planes = setting.planes(pinned) + relaxed.planes
+    targets = setting.value(relaxed.points)
     keep = tuple(range(1, len(pinned) + 1))
     for finer in FINER:
         covers = covering(planes, relaxed.points, targets, epsilon * finer)

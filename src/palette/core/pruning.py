@@ -10,7 +10,7 @@ from palette.core.envelope import Planes, cells, pairs
 from palette.core.ideal import Ideal
 from palette.core.region import Region
 
-REPEAT = np.sqrt(2)  # standard errors by which two looks at the same mean differ
+TIGHTER = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # of (ε, δ)
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class Pruned:
 
     members: tuple[int, ...]
     """indices of the members to keep, ascending, the base (0) not counted"""
-    margin: float
-    """what was added to point estimates for noise, in units of w·r; infinite without a bound"""
+    tightness: float
+    """part of (ε, δ) that a portfolio must hold on select for certify to agree; 0: none is known"""
 
 
 def prune(
@@ -96,28 +96,43 @@ def prune(
     draws: int,
     seed: int,
 ) -> Pruned:
-    """The fewest members to keep.
+    """The fewest members found that hold on select so well that certify is likely to agree.
 
-    The margin is what the upper bound adds to the point estimate where it is largest, and what a
-    second look on other prompts may add to that: a subset that holds with it on select is likely
-    to be certified on certify. If not even all members hold, all that win somewhere stay.
+    (ε, δ) is tightened until the members that then cover W are foreseen to hold: at every vertex of
+    their own cells the mean, the bound's allowance for noise and what a second look on other prompts
+    may add are at most 0. If nothing is foreseen to hold, all members that win somewhere stay.
     """
     planes = bench.planes
     weights, members = pairs(cells(planes, region))
     winners = tuple(int(member) for member in np.unique(members) if member > 0)
-    evidence = bench.evidence(weights, members)
-    mean, error, quantile = UpperBound(evidence, delta, confidence, draws, seed).parts(epsilon)
-    if not np.isfinite(quantile).all():
-        return Pruned(winners, np.inf)
-    largest = (mean + quantile * error).argmax()
-    margin = float((quantile[largest] + REPEAT) * error[largest])
-    found = cover(
-        planes,
-        region,
-        lambda points: bench.ideal.upward(points).mean(axis=1),
-        weights,
-        epsilon,
-        delta - margin,
-        free=(0,),
-    )
-    return Pruned(winners if len(found.missing) else found.members, margin)
+
+    def bound(chosen: Bench, weights: np.ndarray, members: np.ndarray) -> UpperBound:
+        return UpperBound(chosen.evidence(weights, members), delta, confidence, draws, seed)
+
+    for tightness in TIGHTER:
+        found = cover(
+            planes,
+            region,
+            lambda points: bench.ideal.upward(points).mean(axis=1),
+            weights,
+            tightness * epsilon,
+            tightness * delta,
+            free=(0,),
+        )
+        if len(found.missing):
+            break
+        chosen = bench.take((0, *found.members))
+        if bound(chosen, *pairs(cells(chosen.planes, region))).foreseen(epsilon).max() <= 0:
+            return Pruned(found.members, tightness)
+    return Pruned(winners, _tightness(bound(bench, weights, members), epsilon, delta))
+
+
+def _tightness(bound: UpperBound, epsilon: float, delta: float) -> float:
+    """What is left of (ε, δ) at the pair that is foreseen worst, once noise has its allowance."""
+    foreseen = bound.foreseen(epsilon)
+    if not np.isfinite(foreseen).all():
+        return 0.0
+    worst = foreseen.argmax()
+    mean = bound.parts(epsilon, np.array([worst]))[0][0]
+    slack = epsilon * bound.ideal[:, worst].sum() / bound.size.sum() + delta
+    return float(max(0.0, 1 - (foreseen[worst] - mean) / slack)) if slack > 0 else 0.0

@@ -6,6 +6,7 @@ members typically fall short of theirs.
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Shortage:
     cost: float
     """by how much the cost is higher, so that the worth at a member's own weights is right"""
     largest: float
-    """the largest part of f* that a member lacks at its own weights"""
+    """the largest part of f* that a member lacks at its own weights; infinite where f* <= 0"""
 
     def foresee(self, ideal: Ideal, weights: np.ndarray) -> Planes:
         """The planes that training for the weights (K, d) is expected to give."""
@@ -153,13 +154,13 @@ def mend(
     region: Region,
     epsilon: float,
     delta: float,
-    margin: float,
+    tightness: float,
     trained: np.ndarray,
     most: int,
 ) -> Mend:
     """The further weights that are foreseen to mend a failed portfolio, or to lower its worst ε most.
 
-    The fewest within `most` that hold (ε, δ − margin), or whose worst ε there is least, to GAIN·ε.
+    The fewest within `most` that hold the tightened (ε, δ), or whose worst ε is least, to GAIN·ε.
     None where select holds already: pruning, which looks at select, would drop them again.
 
     Args:
@@ -167,7 +168,7 @@ def mend(
         kept: indices of the members that the failed portfolio has, the base (0) not counted.
         epsilon: multiplicative slack asked for.
         delta: additive slack asked for.
-        margin: what pruning adds to a point estimate for noise, in units of w·r.
+        tightness: the part of (ε, δ) that point estimates must hold, for noise (`Pruned`).
         trained: (K, d) weights of the bench's members, in its order, the base not counted.
         most: weights at most.
     """
@@ -175,29 +176,28 @@ def mend(
     none = np.empty((0, region.d))
     now = outlook.shortfall(none)
     before = float(now.epsilon(delta).max())
-    if not np.isfinite(margin):
+    if tightness <= 0:
         return Mend(none, before, NO_BOUND)
-    slack = delta - margin
-    if not now.violated(epsilon, slack).any():
+    strict, slack = tightness * epsilon, tightness * delta
+    if not now.violated(strict, slack).any():
         return Mend(none, before, HOLDS)
-    chosen = _within(outlook, now, epsilon, slack, most)
+    chosen = _within(outlook, now, strict, slack, most)
     then = outlook.shortfall(chosen)
     after = float(then.epsilon(delta).max())
     gain = _gain(len(chosen), most, before, after)
-    if not then.violated(epsilon, slack).any():
+    if not then.violated(strict, slack).any():
         advice = f"{gain}, which holds {epsilon:.1%} with a margin for noise."
-    elif outlook.beyond(then, epsilon, slack):
+    elif outlook.beyond(then, strict, slack):
+        slack_name = "epsilon" if isfinite(after) else "delta"
         advice = (
             f"{gain}; {epsilon:.1%} with a margin for noise is out of reach, since members fall "
-            f"short of their own optimum by up to {outlook.lacking.largest:.1%} and a new one is "
-            "expected to do so too: train longer (adapters.steps) or raise portfolio.epsilon."
+            f"short of their own optimum by up to {_percent(outlook.lacking.largest)} and a new one is "
+            f"expected to do so too: train longer (adapters.steps) or raise portfolio.{slack_name}."
         )
     else:
         again = ", or extend again after the next run" if len(chosen) else ""
-        advice = (
-            f"{gain}; {epsilon:.1%} with a margin for noise takes more: "
-            f"raise portfolio.mend{again}."
-        )
+        more = f"takes more: raise portfolio.mend{again}"
+        advice = f"{gain}; {epsilon:.1%} with a margin for noise {more}."
     return Mend(chosen, after, advice)
 
 
@@ -223,8 +223,8 @@ def _within(
 
 
 NO_BOUND = (
-    "No adapter is named: the select prompts have too few topics for a bound at this confidence; "
-    "add topics."
+    "No adapter is named: the select prompts are so few, or of so few topics, that noise alone may "
+    "exceed what is allowed; add prompts of more topics."
 )
 HOLDS = (
     "No adapter is named: on select the portfolio holds with a margin for noise, so pruning would "
@@ -235,9 +235,15 @@ HOLDS = (
 def _gain(count: int, most: int, before: float, after: float) -> str:
     """What the trainings buy, as the beginning of a sentence."""
     if count == 0:
-        return f"No {most} adapters are expected to lower the worst ε of {before:.1%} on select"
+        return (
+            f"No {most} adapters are expected to lower the worst ε, {_percent(before)}, on select"
+        )
     adapters = "one more adapter" if count == 1 else f"{count} more adapters"
     return (
         f"Train {adapters} (`palette extend`, then `dvc repro`): on select the worst ε is expected "
-        f"to fall from {before:.1%} to {after:.1%}"
+        f"to fall from {_percent(before)} to {_percent(after)}"
     )
+
+
+def _percent(epsilon: float) -> str:
+    return f"{epsilon:.1%}" if isfinite(epsilon) else "infinity (f* is not positive there)"

@@ -20,6 +20,7 @@ LOOK, LONG_LOOK = 100, 1000  # steps that a look at all of W is worth: by cells,
 GROWN = 1.2  # how many times more points are worth another lower bound
 LARGEST_PROGRAM = 1_000_000  # rows × columns that branch and bound is tried on
 NODES = 2_000  # of branch and bound in one program
+ROOT = 100  # nodes that its first one, with all its cuts, is worth
 WORK = 50_000_000  # nodes × rows × columns of all programs together
 CLOSE = 1e-6  # two ε, or two δ in units of the largest worth, that count as the same
 ROUGH = 1e-3  # the same, once an answer in between is not proven anyway
@@ -85,8 +86,7 @@ def best(
 
     Where the best of all is somewhere worth less than 0, no ε means anything: the least δ instead.
     """
-    points, unit = Points(contest), contest.unit
-    relative = contest.lowest() >= 0
+    points, unit, relative = Points(contest), contest.unit, contest.relative
     asked = _smallest(points, epsilon, delta / unit, say)
 
     def worst(members: np.ndarray) -> float:
@@ -100,7 +100,7 @@ def best(
     while high - low > (CLOSE if optimal else ROUGH):
         middle = (low + high) / 2
         aim = (middle, delta / unit) if relative else (0.0, middle)
-        columns, least = _at_most(points, *aim, size, Effort(STEPS // 10, WORK // 10))
+        columns, least = _at_most(points, *aim, size, Effort(STEPS // 3, WORK // 10))
         if columns is None:
             low = middle
             optimal &= least > size
@@ -165,13 +165,13 @@ def _at_most(
             core = matrix[hardest(matrix)]
             if len(matrix) > GROWN * bounded:
                 bound, bounded = at_least(core), len(matrix)
-            nodes = min(NODES, effort.work // core.size)
+            nodes = min(NODES, effort.work // core.size - ROOT)
             if bound > size or (effort.steps == 0 and (core.size > LARGEST_PROGRAM or nodes < 1)):
                 return None, bound
             if core.size > LARGEST_PROGRAM or nodes < 1:
                 start = columns
                 continue
-            effort.work -= nodes * core.size
+            effort.work -= (ROOT + nodes) * core.size
             found, proven = prove(core, size + 1, nodes)
             if found is None:
                 return None, max(bound, proven)

@@ -54,7 +54,9 @@ class Run:
     def largest_loss(self) -> float:
         """Where the scale of losses ends: beyond all finite ones, and beyond the ε asked."""
         worst = [losses.worst()[1] for losses in (self.planned, self.losses)]
-        return max(1.5 * self.portfolio["epsilon"], *(loss for loss in worst if np.isfinite(loss)))
+        return max(
+            [1.5 * self.portfolio["epsilon"], *(loss for loss in worst if np.isfinite(loss))]
+        )
 
 
 def read(params: Params) -> Run:
