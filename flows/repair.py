@@ -57,7 +57,7 @@ def begin(look: Look) -> str | None:
         return None
     done = append(PORTFOLIO)
     return (
-        f"repair round {done.look - 1}: {look.advice} {done.added} weights added to {done.file}; "
+        f"repair round {done.look - 1}: {look.advice} {done.what} added to {done.file}; "
         f"the next verdict is look {done.look}, judged at confidence {done.confidence:.4g}"
     )
 

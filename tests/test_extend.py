@@ -60,7 +60,7 @@ def snapshot() -> dict[str, bytes]:
 def test_the_first_repair_pins_the_plan_and_the_cure(run):
     result = palette_extend()
     assert result.exit_code == 0
-    assert "added 2 weights to inputs/plan/pinned.csv as round 1, after 2" in result.output
+    assert "added 2 weight vectors to inputs/plan/pinned.csv as round 1, after 2" in result.output
     assert "look 2 at certify, judged at confidence 0.975" in result.output
     weights, rounds = pinned.read(PINNED, TRAITS)
     assert weights.tolist() == FIRST + CURE
@@ -74,7 +74,7 @@ def test_each_repair_is_one_more_look(run):
     write_plan(FIRST + CURE, [0, 0, 1, 1], looks=2)
     write_verdict(False, [[0.93, 0.07]])
     result = palette_extend()
-    assert "as round 2\n" in result.output
+    assert "added 1 weight vector to inputs/plan/pinned.csv as round 2\n" in result.output
     assert "look 3 at certify, judged at confidence 0.9875" in result.output
     weights, rounds = pinned.read(PINNED, TRAITS)
     assert weights.tolist() == [*FIRST, *CURE, [0.93, 0.07]]

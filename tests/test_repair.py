@@ -39,7 +39,9 @@ def bench(trained: np.ndarray, values=None, cost: float = COST, mirrored: bool =
     )
 
 
-def mended(trained: np.ndarray, epsilon: float, tightness: float = 1.0, most: int = 9, **more) -> Mend:
+def mended(
+    trained: np.ndarray, epsilon: float, tightness: float = 1.0, most: int = 9, **more
+) -> Mend:
     region = Region((0.0,) * trained.shape[1])
     kept = tuple(range(1, len(trained) + 1))
     return mend(bench(trained, **more), kept, region, epsilon, 0.0, tightness, trained, most)

@@ -165,11 +165,11 @@ def test_a_best_worth_of_zero_but_for_rounding_is_no_negative_worth(select):
 
 
 def test_what_was_chosen_as_holding_is_judged_as_holding(select):
-    # a is 5e-10 of the largest worth behind: a large share of the little that safety is worth
-    table = {"policy": ["a", "b"], "help": [1.0, 0.5], "safe": [1e-6 - 5e-10, 1e-6]}
+    # a is 2e-10 of the largest worth behind: a large share of the little that safety is worth
+    table = {"policy": ["a", "b"], "help": [1.0, 0.5], "safe": [1e-6 - 2e-10, 1e-6]}
     status, answer, _ = select(table, "--epsilon", "0")
     assert (status, answer["members"], answer["worst"]) == (0, ["a"], 0.0)
-    # 5e-10 of the largest worth is more than nothing in large units too
+    # and in large units so little of the largest worth is more than it seems
     large = {"policy": ["a", "b"], "help": [-1e6, -2e6], "safe": [-1e6, 5e-4 - 1e6]}
     status, answer, _ = select(large, "--epsilon", "0")
     assert (status, answer["members"], answer["worst"]) == (0, ["a"], 0.0)

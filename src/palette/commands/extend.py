@@ -31,6 +31,10 @@ class Extension:
     confidence: float
     """at which that look is judged"""
 
+    @property
+    def what(self) -> str:
+        return "1 weight vector" if self.added == 1 else f"{self.added} weight vectors"
+
 
 def extend(
     portfolio: Annotated[
@@ -45,7 +49,7 @@ def extend(
         return
     done = append(portfolio)
     plan = f", after {done.held} of the present plan" if done.held else ""
-    print(f"added {done.added} weights to {done.file} as round {done.look - 1}{plan}")
+    print(f"added {done.what} to {done.file} as round {done.look - 1}{plan}")
     print(
         f"commit it with {PARAMS}, then `dvc repro`: the next verdict is look {done.look} at "
         f"certify, judged at confidence {done.confidence:.4g}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from palette.core.linear_regret import CORNERS_UP_TO, Contest
+from palette.core.linear_regret import CORNERS_UP_TO, TOLERANCE, Contest
 from palette.core.set_cover import at_least, complete, hardest, prove, search
 
 FIRST_STEPS = 200  # of local search, between two looks at all of W
@@ -63,7 +63,11 @@ class Points:
         """(P, m) bool: which policies of the front hold (ε, δ) at which points."""
         contest = self.contest
         worth = self.shares @ contest.heights[contest.front].T
-        return worth >= ((1 - epsilon) * worth.max(axis=1) - delta)[:, None]
+        ideal = worth.max(axis=1)
+        # half the tolerance: what falls short is never taken for covered. And the best always
+        # holds, also where rounding puts it below 0, and a share of it above it
+        least = np.minimum((1 - epsilon) * ideal - delta - TOLERANCE / 2, ideal)
+        return worth >= least[:, None]
 
 
 def smallest(
