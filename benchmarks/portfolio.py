@@ -10,6 +10,7 @@ number of members to results/portfolio.svg. `contenders.py` says what each row i
 
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import polars as pl
@@ -46,13 +47,13 @@ def main(quick: bool = typer.Option(False, help="numbers alone, and few of them"
         show(pl.concat(cases([("numbers", 3, worlds.synthetic(3, 0))], EPSILONS[:1])))
         return
     RESULTS.mkdir(exist_ok=True)
+    picture = draw(points(worlds.sandbox(3, 0)), "Three traits of the sandbox, ideal policies")
+    (RESULTS / "portfolio.svg").write_text(picture, encoding="utf-8")
     frames: list[pl.DataFrame] = []
     for case in cases(list(settings()), EPSILONS):
         frames.append(case)  # written at once: what is done stays when the rest is cut short
         pl.concat(frames).write_csv(RESULTS / "portfolio.csv", float_precision=5)
     show(pl.concat(frames))
-    picture = draw(points(worlds.sandbox(3, 0)), "Three traits of the sandbox, ideal policies")
-    (RESULTS / "portfolio.svg").write_text(picture, encoding="utf-8")
 
 
 def settings() -> Iterator[tuple[str, int, Setting]]:
@@ -65,14 +66,14 @@ def settings() -> Iterator[tuple[str, int, Setting]]:
 def cases(
     chosen: list[tuple[str, int, Setting]], epsilons: tuple[float, ...]
 ) -> Iterator[pl.DataFrame]:
-    """The coarse ones first: they are quick, and the fine ones may take hours."""
-    for epsilon in epsilons:
-        for world, d, setting in chosen:
-            bound, contenders = compare(setting, epsilon)
-            case = {"world": world, "d": d, "epsilon": epsilon, "lower_bound": bound}
-            rows = [case | vars(row) for row in contenders]
-            print(f"{world}, {d} traits, ε {epsilon:.0%}: done", file=sys.stderr, flush=True)
-            yield pl.DataFrame(rows, schema=SCHEMA)
+    """The quick ones first: of few traits and coarse; many traits and a fine ε take hours."""
+    every = sorted(product(chosen, epsilons), key=lambda case: case[0][1] / case[1] ** 0.5)
+    for (world, d, setting), epsilon in every:
+        bound, contenders = compare(setting, epsilon)
+        case = {"world": world, "d": d, "epsilon": epsilon, "lower_bound": bound}
+        rows = [case | vars(row) for row in contenders]
+        print(f"{world}, {d} traits, ε {epsilon:.0%}: done", file=sys.stderr, flush=True)
+        yield pl.DataFrame(rows, schema=SCHEMA)
 
 
 def show(frame: pl.DataFrame) -> None:

@@ -7,7 +7,13 @@ import numpy as np
 
 
 def complete(matrix: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The chosen columns and, each time, the one that covers most of the rows left; ascending."""
+    """The chosen columns and, each time, the one that covers most of the rows left; ascending.
+
+    Raises:
+        ValueError: a row is in no column.
+    """
+    if not matrix.any(axis=1).all():
+        raise ValueError("a row that no column covers has no cover")
     chosen = [int(column) for column in chosen]
     left = matrix[~matrix[:, chosen].any(axis=1)]
     while len(left):
