@@ -207,3 +207,20 @@ def test_pruning_keeps_what_is_needed_and_drops_what_is_not():
     # An ε that nothing reaches keeps all that win somewhere, and no more.
     twin = bench.take((0, 1, 2, 3, 3))
     assert prune(twin, world.region, epsilon=1e-4, **asked).members == (1, 2, 3)
+
+
+def test_a_trait_worth_nothing_leaves_pruning_its_judgement():
+    """Where f* is 0 no absolute margin can be held: what is asked for noise must fall with f*."""
+    world = World(mixing=1.0)
+    bench = world.bench(np.random.default_rng(0), prompts=60, samples=200)
+    dead = Bench(
+        bench.names,
+        Ideal(np.pad(bench.ideal.rewards, ((0, 0), (0, 0), (0, 1))), bench.ideal.beta),
+        np.pad(bench.values, ((0, 0), (0, 0), (0, 1))),
+        bench.costs,
+        bench.topics,
+    )
+    region = Region((*world.region.floor, 0.0))
+    found = prune(dead, region, 0.4, 0.0, confidence=0.95, draws=300, seed=0)
+    assert 0 < found.tightness <= 1
+    assert 0 < len(found.members) < len(bench.names) - 1

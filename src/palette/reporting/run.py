@@ -94,7 +94,7 @@ def read_losses(params: Params, portfolio: dict, plan: dict) -> tuple[Losses, Lo
     certify = arrays.scored(params, ["certify"])
     worths = arrays.worths(params, certify, routing.names[1:])
     judged = Planes(worths.names, worths.values.mean(axis=1), worths.costs.mean(axis=1))
-    ideals = arrays.mixtures(params, certify, routing.names[1:])
+    ideals = arrays.mixtures(params, certify, routing.names[1:]) or (certify.ideal,) * len(routing)
     fixed = [
         Cell(routing.names.index(cell["member"]), vertices(cell, traits))
         for cell in portfolio["cells"]
