@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palette.core.covering import cover, greedy, shortfall
+from palette.core.covering import cover, shortfall
 from palette.core.ideal import Ideal
 from palette.core.moving import Setting, hundredths, move
 from palette.core.planning import budgeted, lazy, lower_bound, minimal
 from palette.core.region import Region
+from palette.core.set_cover import complete
 from palette.errors import PaletteError
 
 NONE = {d: np.empty((0, d)) for d in (1, 2, 3, 4)}
@@ -162,7 +163,7 @@ def test_where_nothing_can_be_gained_the_base_is_enough(d, seed):
 
 def test_a_row_in_no_column_is_no_cover():
     with pytest.raises(ValueError, match="no column"):
-        greedy(np.array([[True, False], [False, False]]))
+        complete(np.array([[True, False], [False, False]]), np.arange(0))
 
 
 def test_floors_need_fewer_members():
@@ -241,4 +242,4 @@ def test_hundredths_add_up_and_stay_near(part):
 def test_greedy_covers_every_row():
     matrix = np.random.default_rng(0).uniform(size=(30, 10)) < 0.3
     matrix[:, 0] |= ~matrix.any(axis=1)
-    assert matrix[:, greedy(matrix)].any(axis=1).all()
+    assert matrix[:, complete(matrix, np.arange(0))].any(axis=1).all()

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from palette import tables
+from palette.core.envelope import Planes
 from palette.core.ideal import Ideal
 from palette.core.mixture import mixture
 from palette.errors import PaletteError
@@ -74,6 +75,11 @@ class Worths:
     """(K, prompts, d)"""
     costs: np.ndarray
     """(K, prompts): β·KL"""
+
+    @property
+    def planes(self) -> Planes:
+        """Means over the prompts."""
+        return Planes(self.names, self.values.mean(axis=1), self.costs.mean(axis=1))
 
 
 def worths(params: Params, on: Scored, members: Sequence[str]) -> Worths:

@@ -56,8 +56,7 @@ def members_on(params: Params, split: arrays.Scored) -> Planes:
     """The base and the portfolio's members, as one split's prompts have them."""
     portfolio = tables.read_json(tables.DATA / "portfolio" / "portfolio.json")
     names = [member["id"] for member in portfolio["members"]]
-    worths = arrays.worths(params, split, names)
-    return Planes(worths.names, worths.values.mean(axis=1), worths.costs.mean(axis=1))
+    return arrays.worths(params, split, names).planes
 
 
 def routes(column: str = "member") -> dict[str, str]:

@@ -26,13 +26,18 @@ from palette.store import Store, key
 
 FILE = "answers.parquet"
 
+MadeBy = dict[str, tuple[str, str]]
+"""member → digests of the base and of the adapter"""
+
 
 def main(params: Params) -> None:
     plan = tables.read_json(tables.DATA / "plan" / "plan.json")
     prompts = tables.read("prompts").filter(pl.col("split") != "train")
     names = [member["id"] for member in plan["members"]]
-    tables.write("values", _scored(params, _answers(params, names, prompts), prompts))
-    tables.write("likelihoods", _likelihoods(params, names, prompts.filter(split="certify")))
+    base = load_base("cpu").digest
+    made_by = {name: (base, digest(ADAPTERS / name)) for name in names}
+    tables.write("values", _scored(params, _answers(params, made_by, prompts), prompts))
+    tables.write("likelihoods", _likelihoods(params, made_by, prompts.filter(split="certify")))
 
 
 def _scored(params: Params, answers: pl.DataFrame, prompts: pl.DataFrame) -> pl.DataFrame:
@@ -43,42 +48,41 @@ def _scored(params: Params, answers: pl.DataFrame, prompts: pl.DataFrame) -> pl.
     return rows.with_columns(**columns)
 
 
-def _answers(params: Params, names: list[str], prompts: pl.DataFrame) -> pl.DataFrame:
+def _answers(params: Params, made_by: MadeBy, prompts: pl.DataFrame) -> pl.DataFrame:
     """The answers of each member to the prompts of select, certify and test."""
     settings = [params.values.model_dump(), params.rollouts.max_new_tokens]
     asked = prompts.select("prompt_id", "prompt", "split").rows()
     work = partial(_answer, params=params, prompts=prompts)
-    made = _stored(params, names, work, ("values", settings, asked), "values of members")
+    made = _stored(params, made_by, work, ("values", settings, asked), "values of members")
     return pl.concat([tables.empty("values"), *made], how="diagonal")
 
 
-def _likelihoods(params: Params, names: list[str], prompts: pl.DataFrame) -> pl.DataFrame:
+def _likelihoods(params: Params, made_by: MadeBy, prompts: pl.DataFrame) -> pl.DataFrame:
     """The base's rollouts for the certify prompts, scored under each member."""
     rollouts = tables.read("rollouts").join(prompts, on="prompt_id", maintain_order="left")
     asked = rollouts.select("prompt_id", "prompt", "sample", "tokens")
     work = partial(_likelihood, params=params, rollouts=asked)
     source = ("likelihoods", key(asked.rows()))
-    made = _stored(params, names, work, source, "likelihoods under members")
+    made = _stored(params, made_by, work, source, "likelihoods under members")
     return pl.concat([tables.empty("likelihoods"), *made], how="diagonal")
 
 
 def _stored(
-    params: Params, names: list[str], work: Callable, source: tuple, words: str
+    params: Params, made_by: MadeBy, work: Callable, source: tuple, words: str
 ) -> Iterator[pl.DataFrame]:
     """`work` of each member, taken from the store where neither it nor its source has changed.
 
     Args:
         source: what is made, and of what besides the base and the member.
     """
-    store, base = Store(params.runtime.store), load_base("cpu").digest
-    what, *of = source
-    keys = {name: key(what, base, digest(ADAPTERS / name), *of) for name in names}
-    missing = [name for name in names if not store.has(keys[name])]
+    store, (what, *of) = Store(params.runtime.store), source
+    keys = {name: key(what, *made, *of) for name, made in made_by.items()}
+    missing = [name for name in keys if not store.has(keys[name])]
     for name, frame in fan_out(work, missing, params.runtime, words):
         content = io.BytesIO()
         frame.write_parquet(content)
         store.save(keys[name], {FILE: content.getvalue()})
-    for name in names:
+    for name in keys:
         frame = pl.read_parquet(io.BytesIO(store.load(keys[name])[FILE]))
         yield frame.with_columns(member=pl.lit(name))
 

@@ -5,12 +5,12 @@ Planning uses it with the planes of ideal policies, pruning with those of traine
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil
 
 import numpy as np
 
 from palette.core.envelope import Planes, cells, pairs
 from palette.core.region import Region
+from palette.core.set_cover import complete, prove
 
 Value = Callable[[np.ndarray], np.ndarray]
 """weights (P, d) → f* (P,)"""
@@ -147,7 +147,9 @@ def least(covers: np.ndarray) -> tuple[tuple[int, ...], int]:
     The second number holds however early the search ends (NODES).
     """
     rows, columns = _essential(covers)
-    chosen, bound = _solve(covers[np.ix_(rows, columns)])
+    matrix = covers[np.ix_(rows, columns)]
+    found, bound = prove(matrix, None, NODES)
+    chosen = complete(matrix, np.arange(0)) if found is None else found
     return tuple(int(column) for column in columns[chosen]), bound
 
 
@@ -187,24 +189,6 @@ def _inside(shared: np.ndarray, around: bool = False) -> np.ndarray:
     return (related & ~equal | equal & earlier).any(axis=1)
 
 
-def _solve(matrix: np.ndarray) -> tuple[np.ndarray, int]:
-    """Columns (as a bool mask) of a minimum set cover of all rows, by HiGHS; a bound below it."""
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import csr_array
-
-    count = matrix.shape[1]
-    found = milp(
-        np.ones(count),
-        integrality=np.ones(count),
-        bounds=Bounds(0, 1),
-        constraints=LinearConstraint(csr_array(matrix.astype(float)), lb=1),
-        options={"node_limit": NODES},
-    )
-    chosen = greedy(matrix) if found.x is None else found.x > 0.5
-    bound = 1 if found.mip_dual_bound is None else ceil(found.mip_dual_bound - 1e-6)
-    return chosen, bound
-
-
 def prices(covers: np.ndarray) -> np.ndarray:
     """(P,): what covering each row of a bool matrix (P, K) costs, by the program's relaxation.
 
@@ -217,20 +201,3 @@ def prices(covers: np.ndarray) -> np.ndarray:
     matrix = csr_array(covers[:, _distinct(covers)].T.astype(float))
     found = linprog(-np.ones(count), matrix, np.ones(matrix.shape[0]), method="highs")
     return found.x
-
-
-def greedy(matrix: np.ndarray) -> np.ndarray:
-    """Columns (as a bool mask) of a set cover of all rows, each time the one that adds most.
-
-    Raises:
-        ValueError: a row is in no column.
-    """
-    if not matrix.any(axis=1).all():
-        raise ValueError("a row that no column covers has no cover")
-    chosen = np.zeros(matrix.shape[1], dtype=bool)
-    left = np.ones(matrix.shape[0], dtype=bool)
-    while left.any():
-        column = matrix[left].sum(axis=0).argmax()
-        chosen[column] = True
-        left &= ~matrix[:, column]
-    return chosen

@@ -18,7 +18,6 @@ from palette.core.region import Region
 from palette.core.selecting import Choice, Say, best, smallest
 
 DRAWS, SEED = 2000, 0  # of the bootstrap over prompts
-REPEAT = np.sqrt(2)  # standard errors by which two looks at the same mean differ
 HALVINGS = 6  # of the interval in which the margin for noise is sought
 
 
@@ -107,8 +106,8 @@ def choose(
         key = tuple(choice.members)
         if key not in judged:
             made = claim(contest, choice.members, epsilon, delta)
-            mean, error, quantile = made.bound(measured, confidence).parts(epsilon)
-            judged[key] = made, bool((mean + (quantile + REPEAT) * error).max() <= 0)
+            bound = made.bound(measured, confidence)
+            judged[key] = made, bool(bound.foreseen(epsilon).max() <= 0)
         return choice, *judged[key]
 
     if size is not None:

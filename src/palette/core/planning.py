@@ -11,7 +11,7 @@ import numpy as np
 
 from palette.core.apart import far_apart
 from palette.core.bounds import Relaxation, lower_bound, relaxations
-from palette.core.covering import covering, fewest
+from palette.core.covering import Shortfall, covering, fewest
 from palette.core.moving import Setting, hundredths, move
 from palette.errors import PaletteError
 
@@ -85,7 +85,7 @@ def budgeted(setting: Setting, max_members: int, pinned: np.ndarray, steps: int)
             f"plan.max_members is {max_members}, but {len(pinned)} weights are pinned; "
             "raise it or shorten the file of plan.pinned"
         )
-    best = _first(setting, pinned, max_members)
+    best = worst_first(setting, pinned, max_members)
     starts = [best, *_covers_within(setting, max_members, pinned, steps)]
     best, reached = _moved(setting, starts, best, len(pinned))
     # A bound for a coarser ε than the one that is reached in the end holds for that as well.
@@ -112,11 +112,29 @@ def lazy(setting: Setting, epsilon: float, pinned: np.ndarray) -> Plan:
     return _plan(setting, weights, len(pinned), lower_bound(setting, epsilon))
 
 
+def worst_first(setting: Setting, pinned: np.ndarray, most: int) -> np.ndarray:
+    """(K, d): the pinned weights and the first of lazy's own sequence, up to so many in all."""
+    weights = pinned
+    if len(weights) < most:
+        weights = distinct(pinned, hundredths(setting.region.middle()[None]))
+    while len(weights) < most:
+        longer = _with_worst(weights, setting.shortfall(weights))
+        if len(longer) == len(weights):
+            break
+        weights = longer
+    return weights
+
+
 def distinct(first: np.ndarray, then: np.ndarray) -> np.ndarray:
     """Both lists of weights, each weight once, in the order of its first appearance."""
     weights = np.concatenate([np.reshape(first, (-1, then.shape[1])), then])
     _, rows = np.unique(np.rint(weights * 100).astype(int), axis=0, return_index=True)
     return weights[np.sort(rows)]
+
+
+def _with_worst(weights: np.ndarray, short: Shortfall) -> np.ndarray:
+    """The weights and the worst vertex in hundredths; as they are where it is one of them."""
+    return distinct(weights, hundredths(short.weights[short.epsilon().argmax()][None]))
 
 
 def _extend(setting: Setting, weights: np.ndarray, epsilon: float) -> np.ndarray:
@@ -125,8 +143,7 @@ def _extend(setting: Setting, weights: np.ndarray, epsilon: float) -> np.ndarray
         short = setting.shortfall(weights)
         if not short.violated(epsilon, 0.0).any():
             return weights
-        worst = short.weights[short.epsilon().argmax()]
-        longer = distinct(weights, hundredths(worst[None]))
+        longer = _with_worst(weights, short)
         _refuse_if(len(longer) == len(weights), epsilon)
         weights = longer
 
@@ -189,21 +206,6 @@ def _moved(
 def _lattice(setting: Setting, steps: int) -> np.ndarray:
     region = setting.region
     return hundredths(region.lattice(region.lattice_steps(steps, CANDIDATES)))
-
-
-def _first(setting: Setting, pinned: np.ndarray, most: int) -> np.ndarray:
-    """The pinned weights and the lazy search's own, up to so many in all."""
-    weights = pinned
-    if len(weights) < most:
-        weights = distinct(pinned, hundredths(setting.region.middle()[None]))
-    while len(weights) < most:
-        short = setting.shortfall(weights)
-        worst = short.weights[short.epsilon().argmax()]
-        longer = distinct(weights, hundredths(worst[None]))
-        if len(longer) == len(weights):
-            break
-        weights = longer
-    return weights
 
 
 def _covers_within(setting: Setting, most: int, pinned: np.ndarray, steps: int) -> list[np.ndarray]:

@@ -103,10 +103,11 @@ def at_least(matrix: np.ndarray) -> int:
     return _rounded_up(found.fun) if found.status == 0 else 1
 
 
-def prove(matrix: np.ndarray, size: int, nodes: int) -> tuple[np.ndarray | None, int]:
+def prove(matrix: np.ndarray, size: int | None, nodes: int) -> tuple[np.ndarray | None, int]:
     """Look for a cover with fewer than `size` columns by branch and bound.
 
     Args:
+        size: None looks for the smallest cover of all.
         nodes: after so many it gives up. A limit on nodes, unlike one on time, repeats.
 
     Returns:
@@ -116,17 +117,17 @@ def prove(matrix: np.ndarray, size: int, nodes: int) -> tuple[np.ndarray | None,
     from scipy.sparse import csr_array
 
     count = matrix.shape[1]
+    constraints = [LinearConstraint(csr_array(matrix.astype(float)), lb=1)]
+    if size is not None:
+        constraints.append(LinearConstraint(np.ones((1, count)), ub=size - 1))
     found = milp(
         np.ones(count),
         integrality=np.ones(count),
         bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(csr_array(matrix.astype(float)), lb=1),
-            LinearConstraint(np.ones((1, count)), ub=size - 1),
-        ],
+        constraints=constraints,
         options={"node_limit": nodes},
     )
-    if found.status == 2:  # infeasible
+    if size is not None and found.status == 2:  # infeasible
         return None, size
     smaller = None if found.x is None else np.flatnonzero(found.x > 0.5)
     bound = found.mip_dual_bound

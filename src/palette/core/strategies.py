@@ -71,14 +71,7 @@ def choose(setting: Setting, asked: Asked) -> Plan:
 
 def worst_first(setting: Setting, asked: Asked) -> np.ndarray:
     """(K, d): the first members, within the budget, of lazy's sequence: the worst vertex each time."""
-    weights = distinct(asked.pinned, hundredths(setting.region.middle()[None]))
-    while len(weights) < asked.max_members:
-        short = setting.shortfall(weights)
-        longer = distinct(weights, hundredths(short.weights[short.epsilon().argmax()][None]))
-        if len(longer) == len(weights):
-            break
-        weights = longer
-    return weights[: asked.max_members]
+    return planning.worst_first(setting, asked.pinned, asked.max_members)
 
 
 def random(setting: Setting, asked: Asked) -> np.ndarray:

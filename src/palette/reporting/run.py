@@ -92,8 +92,7 @@ def read_losses(params: Params, portfolio: dict, plan: dict) -> tuple[Losses, Lo
     """Of the trained members, and of the plan's ideal ones."""
     traits, routing = params.trait_names, read_planes(portfolio, params)
     certify = arrays.scored(params, ["certify"])
-    worths = arrays.worths(params, certify, routing.names[1:])
-    judged = Planes(worths.names, worths.values.mean(axis=1), worths.costs.mean(axis=1))
+    judged = arrays.worths(params, certify, routing.names[1:]).planes
     ideals = arrays.mixtures(params, certify, routing.names[1:]) or (certify.ideal,) * len(routing)
     fixed = [
         Cell(routing.names.index(cell["member"]), vertices(cell, traits))
