@@ -1,7 +1,8 @@
 """How many trainings does each strategy need, and how good is a portfolio of a given size?
 
-    .venv/bin/python benchmarks/portfolio.py           # all; trains the sandbox's three bases once
-    .venv/bin/python benchmarks/portfolio.py --quick   # numbers alone, 2 and 3 traits, one epsilon
+    .venv/bin/python benchmarks/portfolio.py           # what the table lacks; trains three bases once
+    .venv/bin/python benchmarks/portfolio.py --fresh   # all anew
+    .venv/bin/python benchmarks/portfolio.py --quick   # numbers alone, three traits, one epsilon
 
 Every strategy plans from identical rollouts, with ideal policies (tangents of f*), and is judged over
 all of W, exactly. The table goes to results/portfolio.csv too, and the picture of ε against the
@@ -24,6 +25,7 @@ from rich.table import Table
 from palette.core.moving import Setting
 
 RESULTS = Path(__file__).parent / "results"
+TABLE = RESULTS / "portfolio.csv"
 EPSILONS, TRAITS, SEEDS = (0.05, 0.02, 0.01), (2, 3, 4), (0, 1, 2)
 
 
@@ -44,17 +46,21 @@ SCHEMA = {
 
 def main(
     quick: bool = typer.Option(False, help="numbers alone, and few of them"),
+    fresh: bool = typer.Option(False, help="measure again what the table has"),
     seeds: list[int] = typer.Option(SEEDS, help="of the sandbox; each trains a base once"),  # noqa: B008
 ) -> None:
     if quick:
-        show(pl.concat(cases([("numbers", 3, worlds.synthetic(3, 0))], EPSILONS[:1])))
+        show(pl.concat(cases([("numbers", 3, worlds.synthetic(3, 0))], EPSILONS[:1], set())))
         return
     RESULTS.mkdir(exist_ok=True)
-    frames: list[pl.DataFrame] = []
-    for case in cases(list(settings(seeds)), EPSILONS):
-        frames.append(case)  # written at once: what is done stays when the rest is cut short
-        pl.concat(frames).write_csv(RESULTS / "portfolio.csv", float_precision=5)
-    show(pl.concat(frames))
+    table = pl.DataFrame(schema=SCHEMA)
+    if TABLE.exists() and not fresh:
+        table = pl.read_csv(TABLE, schema=SCHEMA)
+    done = set(table.select("world", "d", "epsilon").rows())
+    for case in cases(list(settings(seeds)), EPSILONS, done):
+        table = pl.concat([table, case])
+        table.write_csv(TABLE, float_precision=5)  # at once: the rest may be cut short
+    show(table)
     picture = draw(points(worlds.sandbox(3, 0)), "Three traits of the sandbox, ideal policies")
     (RESULTS / "portfolio.svg").write_text(picture, encoding="utf-8")
 
@@ -67,11 +73,13 @@ def settings(seeds: list[int]) -> Iterator[tuple[str, int, Setting]]:
 
 
 def cases(
-    chosen: list[tuple[str, int, Setting]], epsilons: tuple[float, ...]
+    chosen: list[tuple[str, int, Setting]], epsilons: tuple[float, ...], done: set
 ) -> Iterator[pl.DataFrame]:
     """The quick ones first: of few traits and coarse; many traits and a fine ε take hours."""
     every = sorted(product(chosen, epsilons), key=lambda case: case[0][1] ** 2.6 / case[1] ** 0.8)
     for (world, d, setting), epsilon in every:
+        if (world, d, epsilon) in done:
+            continue
         bound, contenders = compare(setting, epsilon)
         case = {"world": world, "d": d, "epsilon": epsilon, "lower_bound": bound}
         rows = [case | vars(row) for row in contenders]
