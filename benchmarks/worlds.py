@@ -1,6 +1,7 @@
 """Worlds to plan in: the sandbox's rollouts, scored by four traits, and rewards made of numbers alone."""
 
 import contextlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,37 @@ def sandbox(d: int, seed: int) -> Setting:
         ideal = arrays.scored(params, ["train", "select"]).ideal
     rewards = Ideal(ideal.rewards[:, :, :d], ideal.beta, ideal.log_weights)
     return Setting(rewards.condensed(), Region((0.0,) * d))
+
+
+def personal(seed: int, users: int, folder: Path) -> Params:
+    """Everything that edits are made of, by the real stages, in `folder`; its params.
+
+    The base of the same seed is taken from `sandbox`, where that has made one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    params = Params.model_validate({
+        "sandbox": {"seed": seed, "users": users},
+        "rollouts": {"samples": {"train": 40, "select": 2, "certify": 2, "test": SAMPLES}},
+        "traits": {name: TRAITS[name] for name in ("brevity", "humor", "safety")},
+        "objective": {"beta": BETA},
+        "baselines": {"per_user": 6, "samples": 2},
+    })  # fmt: skip
+    made = (SCRATCH / f"seed{seed}" / tables.DATA / "base").resolve()
+    with contextlib.chdir(folder):
+        Path("params.yaml").write_text(yaml.safe_dump(params.model_dump(), sort_keys=False))
+        if not (tables.DATA / "base").exists() and made.exists():
+            shutil.copytree(made, tables.DATA / "base")
+        for name, table in {
+            "base": None, "prompts": "prompts", "users": "users", "insights": "insights",
+            "rollouts": "rollouts", "preferences": "weights",
+        }.items():  # fmt: skip
+            path = tables.path(table) if table else tables.DATA / "base"
+            if not path.exists():
+                _stage(name)
+        for trait in params.trait_names:
+            if not tables.path("rewards", trait).exists():
+                _stage("rewards", trait)
+    return params
 
 
 def _params(seed: int) -> Params:

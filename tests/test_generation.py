@@ -8,7 +8,7 @@ import torch
 from tiny_models import ARCHITECTURES, CONTEXT, HIDDEN, LAYERS, tiny
 from worlds import world
 
-from palette.core.editing import Edits
+from palette.core.editing import Edit, Edits
 from palette.errors import PaletteError
 from palette.lm.generation import ROWS, Answers, _draw, generate, row_uniforms
 
@@ -158,10 +158,9 @@ def test_uniforms_are_of_their_key_alone_and_in_range():
 
 
 def edits_for(groups: list[int]) -> Edits:
-    generator = torch.Generator().manual_seed(1)
-    personal, neutral = torch.randn(2, 2, LAYERS, HIDDEN, generator=generator)
-    chosen = torch.ones(2, LAYERS, dtype=torch.bool)
-    return Edits(personal, neutral, chosen, torch.tensor(groups), strength=4.0)
+    directions = torch.randn(2, 2, LAYERS, 1, HIDDEN, generator=torch.Generator().manual_seed(1))
+    kinds = [(Edit.project(p).then(-Edit.project(n))) * 4.0 for p, n in directions]
+    return Edits([None if group < 0 else kinds[group] for group in groups])
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -24,6 +24,8 @@ def folder(tmp_path, monkeypatch):
 def write_routes(**members: str) -> None:
     told = {
         "edit": "everyone",
+        "strength": 0.5,
+        "layers": "all",
         "regret": 0.0,
         "worst_regret": 0.1,
         "uncertain": False,

@@ -1,34 +1,71 @@
 """Policies: who shares one shares its answers, and its worth is what exact sums say."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import tiny_chain
+import tiny_models
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_chain import PARAMS
 
-from palette import policies, subspaces, tables
-from palette.core.directions import Directions
+from palette import policies, tables
+from palette.core.editing import Edit, Edits
 from palette.lm.models import load_base, with_adapters
 from palette.policies import Policy
 
 BASE = Policy()
 LONG = Policy(insight="careful how")
 ANN = Policy(edit="ann")
+MEMBER = Policy((("data/adapters/m", 1.0),))
+CUT = Policy(edit="cut")
+LAYERS, HIDDEN = 2, 32
 
 
-def member() -> str:
-    return sorted(path for path in Path("data/adapters").iterdir() if path.is_dir())[0].as_posix()
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A base of eight words, an adapter of random weights, and questions."""
+    folder = tmp_path_factory.mktemp("policies")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        base = tiny_chain.base()
+        tiny_models.save(base, tables.DATA / "base")
+        torch.manual_seed(1)
+        config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+        get_peft_model(base.model, config).save_pretrained("data/adapters/m")
+        asked = tiny_chain.QUESTIONS["test"]
+        tables.write("prompts", pl.DataFrame({
+            "prompt_id": asked, "prompt": asked, "topic": asked, "split": "test",
+        }))  # fmt: skip
+    return folder
 
 
-def worth(chosen, directions: Directions | None = None, params=PARAMS) -> pl.DataFrame:
-    """The worth of policies on the test prompts; run it in the chain's folder."""
+@pytest.fixture
+def small(made, monkeypatch) -> Path:
+    """The same folder, as the working directory."""
+    monkeypatch.chdir(made)
+    return made
+
+
+def edits() -> dict[str, Edit]:
+    """One that moves every layer, one that only turns, and one that knows no end of an answer."""
+    shifts = torch.randn(2, LAYERS, HIDDEN, generator=torch.Generator().manual_seed(0))
+    ending = tiny_chain.base().model.get_output_embeddings().weight[tiny_chain.EOS]
+    last = torch.tensor([[0.0], [1.0]])
+    return {
+        "ann": Edit.add(shifts[0] * 0.2),
+        "bob": Edit.project(shifts[1][:, None]) * -1.5,
+        "cut": Edit.add(-60 * last * ending),
+    }
+
+
+def worth(chosen, own=None, params=PARAMS, **more) -> pl.DataFrame:
+    """The worth of policies on the test prompts."""
     prompts = tables.read("prompts").filter(split="test").sort("prompt_id")
-    return policies.worth(params, chosen, prompts, directions or subspaces.read(), "test")
+    return policies.worth(params, chosen, prompts, own or edits(), "test", **more)
 
 
 def of(frame: pl.DataFrame, policy: Policy) -> pl.DataFrame:
@@ -40,6 +77,7 @@ def test_a_policy_has_one_name_everywhere():
     others = [
         LONG, ANN, Policy((("a", 1.0),)), Policy((("b", 1.0),)), Policy((("a", 0.5), ("b", 0.5))),
         Policy((("a", 0.4), ("b", 0.6))), Policy((("a", 1.0),), "ann"), Policy(insight="ann"),
+        Policy(quoting="ann"),
     ]  # fmt: skip
     names = [policy.name for policy in (BASE, *others)]
     assert len(set(names)) == len(names)
@@ -47,50 +85,100 @@ def test_a_policy_has_one_name_everywhere():
     assert here.name == there.name  # wherever the adapters lie
 
 
-def test_the_base_is_at_no_distance_from_itself_and_has_its_own_worth(chain):
+def test_the_base_is_at_no_distance_from_itself_and_has_its_own_worth(small):
     found = worth([BASE])
     assert found["kl"].to_list() == [0, 0]
     mean, _ = tiny_chain.exact(tiny_chain.world("test"), load_base("cpu").model)
-    rewards = found.select(f"reward_{trait}" for trait in PARAMS.trait_names).to_numpy().mean(0)
-    np.testing.assert_allclose(rewards, mean, atol=4 * 0.5 / np.sqrt(400))
+    np.testing.assert_allclose(rewards(found), mean, atol=4 * 0.5 / np.sqrt(400))
 
 
-def test_a_members_worth_is_the_exact_one(chain):
-    adapted = Policy(((member(), 1.0),))
-    base = load_base("cpu")
-    mean, kl = tiny_chain.exact(
-        tiny_chain.world("test"), with_adapters(base, {Path(member()): 1.0}).model
-    )
-    found = worth([adapted]).drop("policy", "prompt_id").mean()
+def test_a_members_worth_is_the_exact_one(small):
+    model = with_adapters(load_base("cpu"), {Path("data/adapters/m"): 1.0}).model
+    mean, kl = tiny_chain.exact(tiny_chain.world("test"), model)
+    found = worth([MEMBER])
     assert kl > 0.05
-    assert found["kl"].item() == pytest.approx(kl, rel=0.25)
-    rewards = found.select(f"reward_{trait}" for trait in PARAMS.trait_names).row(0)
-    np.testing.assert_allclose(rewards, mean, atol=4 * 0.5 / np.sqrt(400))
+    assert found["kl"].mean() == pytest.approx(kl, rel=0.25)
+    np.testing.assert_allclose(rewards(found), mean, atol=4 * 0.5 / np.sqrt(400))
 
 
-def test_an_edited_policys_worth_is_the_exact_one(chain):
+@pytest.mark.parametrize("name", ["ann", "bob"])
+@pytest.mark.parametrize("adapters", [(), MEMBER.adapters])
+def test_an_edited_policys_worth_is_the_exact_one(small, name, adapters):
     """The edit acts while sampling and while scoring, at the same places; the base has none."""
-    model, directions = load_base("cpu").model, subspaces.read()
+    base = load_base("cpu")
+    merged = {Path(folder): share for folder, share in adapters}
+    model = with_adapters(base, merged).model if merged else base.model
 
     def edited(input_ids):
-        rows = len(input_ids)
-        edits = directions.edits(["ann"] * rows)
-        edits.focus(torch.arange(rows), first=torch.ones(rows, dtype=torch.long))
-        with edits.attach(model):
+        changes = Edits([edits()[name]] * len(input_ids))
+        rows = torch.arange(len(input_ids))
+        with changes.attach(model):
+            changes.focus(rows, first=torch.ones(len(rows), dtype=torch.long))
             return model(input_ids=input_ids)
 
-    small = tiny_chain.world("test")
-    assert {len(prompt) for prompt in small.prompts} == {2}  # so that answers begin after column 1
-    mean, kl = tiny_chain.exact(small, edited)
-    found = worth([ANN]).drop("policy", "prompt_id").mean()
+    world = tiny_chain.world("test")
+    assert {len(prompt) for prompt in world.prompts} == {2}  # so that answers begin after column 1
+    mean, kl = tiny_chain.exact(world, edited)
+    found = worth([Policy(adapters, name)])
     assert kl > 0.01
-    assert found["kl"].item() == pytest.approx(kl, rel=0.25)
-    rewards = found.select(f"reward_{trait}" for trait in PARAMS.trait_names).row(0)
-    np.testing.assert_allclose(rewards, mean, atol=4 * 0.5 / np.sqrt(400))
+    assert found["kl"].mean() == pytest.approx(kl, rel=0.25)
+    np.testing.assert_allclose(rewards(found), mean, atol=4 * 0.5 / np.sqrt(400))
 
 
-def test_neither_company_nor_batches_change_a_worth(chain, monkeypatch):
-    chosen = [BASE, LONG, ANN, Policy(edit="bob"), Policy(((member(), 1.0),), "ann")]
+def test_surprise_is_the_bases_own_measure_of_an_answer(small):
+    """Of the base itself it is about the entropy of a token, of a policy far from it much more."""
+    world = tiny_chain.world("test")
+    lengths = np.array([len(answer) for answer in world.answers])
+    exact = (np.exp(world.base) * -world.base / lengths).sum(1).mean()
+    found = worth([BASE, CUT])
+    assert of(found, BASE)["surprise"].mean() == pytest.approx(exact, rel=0.1)
+    assert (of(found, CUT)["surprise"] > of(found, BASE)["surprise"]).all()
+
+
+def test_answers_that_are_cut_off_empty_or_echoes_are_broken(small):
+    world = tiny_chain.world("test")
+    texts = world.lm.tokenizer.batch_decode(world.answers, skip_special_tokens=True)
+    share = [
+        sum(
+            np.exp(logprob)
+            for logprob, answer, text in zip(logprobs, world.answers, texts, strict=True)
+            if answer[-1] != tiny_chain.EOS or policies.complaint(question, text)
+        )
+        for question, logprobs in zip(world.questions, world.base, strict=True)
+    ]
+    found = worth([BASE, CUT])
+    assert 0.05 < np.mean(share) < 0.95
+    np.testing.assert_allclose(of(found, BASE)["broken"], share, atol=4 * 0.5 / np.sqrt(200))
+    assert of(found, CUT)["broken"].to_list() == [1, 1]
+
+
+def test_a_quoted_row_is_read_before_the_question(small):
+    """The policy reads it; what it costs is the KL to the plain question."""
+    asked = tiny_chain.QUESTIONS["test"]
+    rows = {
+        "ann": {q: ("how it", "haha") for q in asked},
+        "bob": {q: ("it", "wipe") for q in asked},
+    }
+    ann, bob = Policy(quoting="ann"), Policy(quoting="bob")
+    found = worth([BASE, ann, bob], quotes=rows)
+    assert (of(found, ann)["kl"] > 0.001).all()
+    assert not of(found, ann).drop("policy").equals(of(found, bob).drop("policy"))
+    swapped = {"bob": rows["ann"]}
+    again = worth([bob], quotes=swapped)
+    assert of(again, bob).drop("policy").equals(of(found, ann).drop("policy"))
+
+
+def test_samples_and_random_numbers_are_those_asked_for(small):
+    few, many = worth([BASE], samples=1), worth([BASE], samples=3)
+    thirds = many["broken"] * 3
+    assert thirds.to_list() == thirds.round().to_list() and set(few["broken"]) <= {0.0, 1.0}
+    again, other = (worth([BASE], key=("tuning", seed)) for seed in (0, 1))
+    assert not again.equals(other) and not again.equals(worth([BASE]))
+    assert again.equals(worth([BASE], key=("tuning", 0)))
+
+
+def test_neither_company_nor_batches_change_a_worth(small, monkeypatch):
+    chosen = [BASE, LONG, ANN, Policy(edit="bob"), Policy(MEMBER.adapters, "ann")]
     together = worth(chosen)
     assert len(together) == 2 * len(chosen)
     assert worth([*chosen, *reversed(chosen)]).equals(together)
@@ -99,28 +187,30 @@ def test_neither_company_nor_batches_change_a_worth(chain, monkeypatch):
     for policy in chosen:
         one, other = of(together, policy), of(apart, policy)
         assert one["prompt_id"].to_list() == other["prompt_id"].to_list()
-        for column in ("kl", *(f"reward_{trait}" for trait in PARAMS.trait_names)):
+        rewards_of = [f"reward_{trait}" for trait in PARAMS.trait_names]
+        for column in ("kl", "surprise", "broken", *rewards_of):
             np.testing.assert_allclose(one[column], other[column], atol=1e-5)
     distinct = {tuple(of(together, policy)["kl"].round(4)) for policy in chosen}
     assert len(distinct) == len(chosen)
 
 
-def test_an_adapter_or_an_edit_that_does_nothing_is_the_base(chain, tmp_path):
+def test_an_adapter_or_an_edit_that_does_nothing_is_the_base(small, tmp_path):
     still = tmp_path / "still"
     still.mkdir()
-    (still / "adapter_config.json").write_bytes(Path(member(), "adapter_config.json").read_bytes())
-    tensors = load_file(Path(member(), "adapter_model.safetensors"))
+    source = Path("data/adapters/m")
+    (still / "adapter_config.json").write_bytes((source / "adapter_config.json").read_bytes())
+    tensors = load_file(source / "adapter_model.safetensors")
     save_file({name: 0 * tensor for name, tensor in tensors.items()},
               still / "adapter_model.safetensors")  # fmt: skip
-    directions = subspaces.read()
-    nothing = replace(directions, personal=0 * directions.personal, neutral=0 * directions.neutral)
-    idle = [Policy(((still.as_posix(), 1.0),)), ANN]
-    found = worth([BASE, *idle], nothing)
+    idle = [Policy(((still.as_posix(), 1.0),)), ANN, Policy(edit="bob")]
+    found = worth([BASE, *idle], {name: edit * 0 for name, edit in edits().items()})
     for policy in idle:
-        assert of(found, policy).drop("policy").equals(of(found, BASE).drop("policy"))
+        one, base = (of(found, each).drop("policy", "surprise") for each in (policy, BASE))
+        assert one.equals(base)
+        np.testing.assert_allclose(of(found, policy)["surprise"], of(found, BASE)["surprise"], 1e-5)
 
 
-def test_an_insight_is_paid_for_in_kl_to_the_plain_question(chain):
+def test_an_insight_is_paid_for_in_kl_to_the_plain_question(small):
     found = of(worth([LONG]), LONG)
     assert (found["kl"] > 0.001).all()
 
@@ -137,6 +227,11 @@ def test_users_of_one_policy_share_its_worth():
     assert policies.assign({}, worthless(), "per_user").is_empty()
 
 
+def rewards(found: pl.DataFrame) -> np.ndarray:
+    """(traits,) mean over the rows."""
+    return found.select(f"reward_{trait}" for trait in PARAMS.trait_names).to_numpy().mean(0)
+
+
 def worthless() -> pl.DataFrame:
     """What `worth` says of no policies at all."""
-    return policies.worth(PARAMS, [], pl.DataFrame(), None, "none")
+    return policies.worth(PARAMS, [], pl.DataFrame(), {}, "none")

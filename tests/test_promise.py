@@ -25,8 +25,9 @@ TINY = {
     "sandbox": {"users": 12, "layers": 1, "hidden": 32, "steps": 20},
     "prompts": {"file": "inputs/prompts/prompts.csv"},
     "users": {"file": "inputs/users/users.csv"},
-    "insights": {"items": 2, "pairs": 2, "contrasts": 1},
-    "subspaces": {"history": 2, "restarts": 1, "epochs": 5},
+    "insights": {"items": 2, "candidates": 3, "pairs": 2, "contrasts": 1},
+    "subspaces": {"restarts": 1, "epochs": 5},
+    "tuning": {"strengths": [0.5], "layers": ["all"], "users": 1, "samples": 1},
     "rollouts": {
         "max_new_tokens": 16,
         "samples": {"train": 64, "select": 32, "certify": 32, "test": 32},
@@ -36,7 +37,7 @@ TINY = {
     "adapters": {"rank": 2, "batch": 8, "steps": 2},
     "values": {"samples": {"select": 4, "certify": 4, "test": 4}},
     "portfolio": {"epsilon": 0.3, "bootstrap": 100},
-    "baselines": {"samples": 1, "per_user": 1},
+    "baselines": {"samples": 1, "per_user": 1, "steps": 2},
     "evaluation": {"bootstrap": 100},
     "runtime": {"engine": "sequential", "workers": 1},
 }
@@ -61,9 +62,9 @@ INPUTS = {
 }
 
 GATE = {"check"}  # looks at every change of params.yaml, and makes nothing stale
-BEFORE_TRAITS = {"base", "prompts", "users", "insights", "subspaces", "rollouts"}
+BEFORE_TRAITS = {"base", "prompts", "users", "insights", "rollouts"}
 TRAINING = {"plan", "adapters"}
-VERDICT = {"portfolio", "routes", "evaluation", "report"}
+VERDICT = {"portfolio", "tuning_members", "routes", "evaluation", "report"}
 
 
 @dataclass(frozen=True)

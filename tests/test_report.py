@@ -14,11 +14,11 @@ from safetensors.numpy import save_file
 from palette import portfolio, report, tables, utilities
 from palette.core.envelope import Planes
 from palette.params import Evaluation, Params
-from palette.reporting import charts, colors, members, metrics, page, samples
+from palette.reporting import charts, colors, edits, edits_page, members, metrics, page, samples
 from palette.reporting.run import read
 from palette.reporting.theme import embedded
 from palette.routes import read_planes
-from palette.summary import METHODS, UTILITIES, headline, strained, warning
+from palette.summary import FEW, METHODS, UTILITIES, headline, strained, warning
 
 EVIL = 'Ha | <script>alert(1)</script> {{ 7 * 7 }}\n# `x` "quoted" [link](https://example.org)'
 SECRET = "only its author knows this"
@@ -114,6 +114,7 @@ def write_users(params: Params, rng: np.random.Generator) -> None:
     planes = read_planes(tables.read_json(tables.DATA / "portfolio" / "portfolio.json"), params)
     member = [planes.names[k] for k in planes.best(weights)]
     told = {"edit": pl.lit("everyone"), "uncertain": pl.lit(False)}
+    told |= {"strength": pl.lit(0.5), "layers": pl.lit("all")}
     regret = np.linspace(0, 0.1, USERS)
     told |= {"regret": pl.Series(regret), "worst_regret": pl.Series(2 * regret)}
     told |= {"moved": pl.Series(np.arange(USERS) < 2), "robust": pl.Series(member)}
@@ -127,9 +128,47 @@ def write_users(params: Params, rng: np.random.Generator) -> None:
         numbers = {"objective": own, "reward": own + 0.1, "base": base, "ideal": worth + 0.05}
         columns = {name: pl.Series(values) for name, values in numbers.items()}
         columns |= {f"reward_{name}": pl.lit(0.5) for name in names}
+        broken = pl.lit(None if method == "ideal" else 0.25, pl.Float64)
+        columns |= {"surprise": 3 * broken, "broken": broken}
         rows = frame.with_columns(method=pl.lit(method), kl=pl.lit(1.0), **columns)
-        frames.append(rows.tail(1) if method == "per_user" else rows)
+        frames.append(rows.tail(1) if method in FEW else rows)
     tables.write("evaluation", pl.concat(frames))
+    write_hidden(dict(zip(users, weights, strict=True)), names)
+
+
+def write_hidden(weights: dict[str, np.ndarray], names: list[str]) -> None:
+    """True weights, by which all are judged."""
+    tables.write("hidden", pl.DataFrame([
+        {"user_id": user, "taste": "x"} | {f"w_{n}": w for n, w in zip(names, own, strict=True)}
+        for user, own in weights.items()
+    ]))  # fmt: skip
+
+
+def write_edits(params: Params) -> None:
+    """Two clusters, what was tuned for them and for the members, pairs, and what they reveal."""
+    groups = [{"user_id": f"user-{i}", "cluster": f"c{i > 7:d}"} for i in range(USERS)]
+    tables.write("groups", pl.DataFrame(groups).with_columns(group="cluster"))
+    numbers = {"objective": 0.4, "kl": 0.1, "broken": 0.0}
+    tried = [("all", 0.0), ("all", 0.5), ("last", 1.0)]
+    for table, units in {
+        "trials": [
+            {"method": m, "cluster": c} for m in ("edit", "edit_mean") for c in ("c0", "c1")
+        ],
+        "member_trials": [{"member": "m0"}],
+    }.items():
+        tables.write(table, pl.DataFrame([
+            unit | numbers | {"layers": layers, "strength": strength, "chosen": place == own % 3}
+            for own, unit in enumerate(units, start=1)
+            for place, (layers, strength) in enumerate(tried)
+        ]))  # fmt: skip
+    tables.write("revealed", pl.DataFrame([
+        {"source": source, "trait": trait, "r2": r2, "users": 9}
+        for source, r2 in (("pairs", -0.25), ("history", 0.875)) for trait in params.trait_names
+    ]))  # fmt: skip
+    said = {"prompt": EVIL, "personal": SECRET, "neutral": SECRET, "user_id": "user-1"}
+    tables.write("pairs", pl.DataFrame([said | {"pair": pair} for pair in range(5)]))
+    reasons = ["echo", "empty", "echo"]
+    tables.write("dropped", pl.DataFrame([said | {"reason": reason} for reason in reasons]))
 
 
 def change(name: str, **keys) -> None:
@@ -145,6 +184,7 @@ def make(params: Params) -> None:
     change("portfolio", mend=MEND)
     tables.write_json(tables.DATA / "sandbox" / "skills.json", {"insight.exact": 0.5, "new": 0.9})
     write_users(params, rng)
+    write_edits(params)
 
 
 @pytest.fixture
@@ -325,7 +365,7 @@ def test_metrics_are_flat_sorted_complete_and_recomputed_by_hand(world):
     for prefix in ("", "unseen.", "no_history."):
         for method in METHODS:
             for measure in ("objective", "reward", "kl", "share"):
-                if method != "per_user" or not prefix:
+                if method not in FEW or not prefix:
                     ends = ("", ".low", ".high")
                     assert {f"{prefix}{measure}.{method}{end}" for end in ends} <= set(found)
     seen = tables.read("evaluation").filter(group="seen")
@@ -492,3 +532,133 @@ def test_equal_planes_leave_the_map_whole():
     square = {"vertices": [{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 1.0}], "member": "m0"}
     assert members.parts_of_region([square], ["a", "b"]) == {"m0": 1.0}
     assert isinstance(Planes(("base",), np.ones((1, 2)), np.zeros(1)).best(np.eye(2))[0], np.int64)
+
+
+def test_an_edit_is_laid_beside_its_controls_for_the_same_users(world):
+    found = metrics.measure(read(params_with(3)))
+    for group, prefix in metrics.GROUPS.items():
+        rows = tables.read("evaluation").filter(group=group)
+        worth = {m: rows.filter(method=m).sort("user_id")["objective"].to_numpy() for m in METHODS}
+        for control in ("base", "edit_random", "edit_mean", "edit_other", "chameleon", "retrieval"):
+            key = f"{prefix}edit.over.{control}"
+            gap = worth["edit"] - worth[control]
+            assert found[key] == pytest.approx(gap.mean(), abs=2e-6, rel=1e-3)
+            low, high = found[f"{key}.low"], found[f"{key}.high"]
+            assert gap.min() - 1e-5 <= low <= found[key] <= high <= gap.max() + 1e-5
+        gap = worth["portfolio_edit"] - worth["portfolio"]
+        assert found[f"{prefix}portfolio_edit.over.portfolio"] == pytest.approx(
+            gap.mean(), abs=2e-6, rel=1e-3
+        )
+    few = tables.read("evaluation").filter(method="dpo")
+    own = tables.read("evaluation").filter(method="edit").join(few, on="user_id", suffix="_dpo")
+    gap = own["objective"] - own["objective_dpo"]
+    assert found["edit.over.dpo"] == pytest.approx(gap.item(), rel=1e-3)
+    assert found["edit.over.dpo.low"] is None  # one user has no spread
+
+
+def test_a_paired_interval_is_narrower_than_what_users_differ_by():
+    rng = np.random.default_rng(0)
+    users = [f"u{i}" for i in range(40)]
+    level = rng.normal(0.5, 0.3, 40)  # users differ far more than the methods do
+    rows = [
+        {"method": method, "user_id": user, "objective": float(own)}
+        for method, worth in (("base", level), ("edit", level + rng.normal(0.02, 0.01, 40)))
+        for user, own in zip(users, worth, strict=True)
+    ]
+    found = edits.over(pl.DataFrame(rows).sample(fraction=1, shuffle=True, seed=1), Evaluation())
+    assert set(found) == {f"edit.over.base{end}" for end in ("", ".low", ".high")}
+    assert 0 < found["edit.over.base.low"] < 0.02 < found["edit.over.base.high"] < 0.03
+
+
+def test_side_effects_are_means_over_users_and_null_where_nothing_was_measured(world):
+    found = metrics.measure(read(params_with(3)))
+    assert (found["broken.edit"], found["surprise.portfolio"]) == (0.25, 0.75)
+    assert found["unseen.broken.base"] == 0.25 and found["broken.ideal"] is None
+
+
+def test_what_nobody_cares_for_is_told_apart_by_the_judging_weights():
+    judging = pl.DataFrame({
+        "user_id": ["a", "b", "c"], "w_x": [0.9, 0.5, 0.05], "w_y": [0.1, 0.5, 0.95],
+    })  # fmt: skip
+    rewards = {"base": [(0.2, 0.3)] * 3, "edit": [(0.9, 0.1), (0.0, 0.0), (0.5, 0.9)]}
+    rows = [
+        {"method": method, "user_id": user, "reward_x": x, "reward_y": y}
+        for method, own in rewards.items()
+        for user, (x, y) in zip("abc", own, strict=True)
+    ]
+    found = edits.uncared(pl.DataFrame(rows), judging, ["x", "y"])
+    assert found["uncared.edit"] == pytest.approx((-0.2 + 0.3) / 2)  # a's y and c's x; b has none
+    assert found["uncared.base"] == 0
+    alone = pl.DataFrame(rows).filter(user_id="b")
+    assert edits.uncared(alone, judging, ["x", "y"])["uncared.edit"] is None
+
+
+def test_the_page_shows_what_was_tuned_revealed_and_dropped(world):
+    run = read(params_with(3))
+    found = metrics.measure(run)
+    assert (found["edits.clusters"], found["pairs.kept"]) == (2, 5)
+    assert (found["pairs.dropped.echo"], found["pairs.dropped.empty"]) == (2, 1)
+    assert found["revealed.history.humor"] == 0.875
+    shown = edits_page.section(run, found)
+    assert [(row["name"], row["users"]) for row in shown["clusters"]] == [("c0", 8), ("c1", 4)]
+    assert shown["clusters"][0]["choices"] == ["0.5, all layers", "no edit"]
+    assert shown["clusters"][1]["choices"] == ["1, last layer", "0.5, all layers"]
+    assert [row["choice"] for row in shown["members"]] == ["0.5, all layers"]
+    assert [row["name"] for row in shown["revealed"]] == list(edits_page.SOURCES.values())[1:3]
+    text = page.render(run, found, members.table(run), charts.draw(run, found))
+    for said in ("1, last layer", "0.88", "−0.25", "an answer only repeats the prompt: 2"):
+        assert said in text
+
+
+def test_the_edits_verdict_names_controls_by_their_intervals():
+    found = {}
+    spans = {
+        "base": (0.01, 0.02),
+        "prompt": (-0.01, 0.02),
+        "dpo": (-0.3, -0.1),
+        "sft": (None, None),
+    }
+    for control, (low, high) in spans.items():
+        found |= {f"edit.over.{control}.low": low, f"edit.over.{control}.high": high}
+    said = edits_page.verdict(found, list(spans))
+    assert said["behind"] == [charts.METHOD_NAMES["base"]]
+    assert said["ahead"] == [charts.METHOD_NAMES["dpo"]]
+    assert said["even"] == [charts.METHOD_NAMES["prompt"], charts.METHOD_NAMES["sft"]]
+
+
+def test_a_run_without_edits_is_reported_without_their_section(world):
+    for name in ("groups", "trials", "member_trials", "revealed", "pairs", "dropped"):
+        tables.path(name).unlink()
+    run = read(params_with(3))
+    found = metrics.measure(run)
+    assert found["pairs.kept"] is None and found["edits.clusters"] is None
+    shown = edits_page.section(run, found)
+    assert not shown["clusters"] and not shown["members"] and not shown["revealed"]
+    rows = tables.read("evaluation").filter(~pl.col("method").str.contains("edit|chameleon"))
+    bare = replace(run, evaluation=rows)
+    found = metrics.measure(bare)
+    assert edits_page.section(bare, found) is None
+    text = page.render(bare, found, members.table(bare), charts.draw(bare, found))
+    assert 'id="edits"' not in text and 'id="methods"' in text
+
+
+def test_every_method_has_a_name_and_a_line_that_tells_what_it_is(world):
+    assert list(METHODS) == list(charts.METHOD_NAMES)
+    run = read(params_with(3))
+    found = metrics.measure(run)
+    text = page.render(run, found, members.table(run), charts.draw(run, found))
+    for told in METHODS.values():
+        assert told.replace("'", "&#39;") in text
+
+
+def test_one_method_that_fails_does_not_press_the_others_into_a_corner():
+    found = {"users.per_user": 1}
+    worth = {"base": 0.5, "retrieval": -4.0, "edit": 0.6, "ideal": 0.8}
+    for method, own in worth.items():
+        found |= {f"objective.{method}": own, f"objective.{method}.low": own - 0.01}
+        found |= {f"objective.{method}.high": own + 0.01}
+    rows = charts.measured(found)
+    assert rows["value"].to_list() == list(worth.values())  # the numbers stay as they are
+    assert charts.least(found, "objective", rows) == pytest.approx(0.2)
+    mild = rows.filter(pl.col("value") > 0)
+    assert charts.least(found, "objective", mild) == pytest.approx(0.49)

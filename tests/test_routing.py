@@ -143,6 +143,25 @@ def params_with(**routes) -> Params:
     return Params.model_validate({"traits": kinds, "routes": {"max_regret": 0.3} | routes})
 
 
+def write_trials(clusters: list[tuple], members: list[tuple]) -> None:
+    """What was chosen for clusters and members, beside trials and methods that were not."""
+    told = {"objective": 0.5, "kl": 0.1, "broken": 0.0}
+    for name, key, rows in (
+        ("trials", ["method", "cluster"], [*clusters, ("edit_mean", "c1", 0.125, "upper")]),
+        ("member_trials", ["member"], members),
+    ):
+        schema = {column: pl.String for column in key} | {
+            "strength": pl.Float64,
+            "layers": pl.String,
+        }
+        chosen = pl.DataFrame(rows, schema, orient="row").with_columns(chosen=True)
+        others = chosen.with_columns(pl.col("strength") + 1, chosen=False)
+        frame = pl.concat([others, chosen]).with_columns(
+            **{column: pl.lit(value) for column, value in told.items()}
+        )
+        tables.write(name, frame)
+
+
 @pytest.fixture
 def select(tmp_path, monkeypatch) -> np.ndarray:
     """Three users and a portfolio of two; hands back the rewards of select (2, 40, 2)."""
@@ -170,7 +189,12 @@ def select(tmp_path, monkeypatch) -> np.ndarray:
     tables.write_json(
         tables.DATA / "portfolio" / "portfolio.json", {"members": members, "base": base}
     )
-    tables.write_json(tables.DATA / "subspaces" / "layers.json", {"groups": ["everyone", "ann"]})
+    tables.write("groups", pl.DataFrame({
+        "user_id": ["ann", "bob", "cy"], "cluster": ["c0", "c1", "c1"],
+        "group": ["ann", "c1", "c1"],
+    }))  # fmt: skip
+    write_trials([("edit", "c0", 0.5, "all"), ("edit", "c1", 0.25, "last")],
+                 [("brief", 0.0, "all"), ("funny", 1.0, "upper")])  # fmt: skip
     weights = [
         ("ann", "brevity", 0.95, 0.9, 1.0), ("ann", "humor", 0.05, 0.0, 0.1),
         ("bob", "humor", 0.9, 0.0, 1.0), ("bob", "brevity", 0.1, 0.0, 1.0),
@@ -187,12 +211,23 @@ def test_stage_routes_each_user_by_the_select_split(select):
     found = tables.read("routes")
     assert found["user_id"].to_list() == ["ann", "bob", "cy"]
     assert found["member"].to_list() == ["brief", "funny", "base"]
-    assert found["edit"].to_list() == ["ann", "everyone", "everyone"]
+    assert found["edit"].to_list() == ["ann", "c1", "c1"]
+    assert found["strength"].to_list() == [0.0, 1.0, 0.25]  # cy's, on the base, is the cluster's
+    assert found["layers"].to_list() == ["all", "upper", "last"]
     assert found["uncertain"].to_list() == [False, True, False]
     assert not found["moved"].any()
     w = np.array([0.95, 0.05])
     best = 0.1 * np.log(np.exp(select @ w / 0.1).mean(1)).mean()
     assert found["regret"][0] == pytest.approx(best - (w @ [0.9, 0.2] - 0.05))
+
+
+def test_an_edit_that_was_not_tuned_is_said_and_not_guessed(select):
+    write_trials([("edit", "c0", 0.5, "all")], [("brief", 0.0, "all"), ("funny", 1.0, "upper")])
+    with pytest.raises(PaletteError, match="no edit was tuned for user 'cy' on 'base'"):
+        routes.main(params_with(rule="mean"))
+    write_trials([("edit", "c1", 0.5, "all")], [("brief", 0.0, "all")])
+    with pytest.raises(PaletteError, match="no edit was tuned for user 'bob' on 'funny'"):
+        routes.main(params_with(rule="mean"))
 
 
 def test_who_is_uncertain_has_the_member_that_loses_least_at_worst(select):

@@ -34,14 +34,16 @@ HISTORIES = {  # a few, of users whose cohorts are by their names' hashes
 }  # fmt: skip
 SILENT = ["dot", "gus"]
 STAGES = (
-    "prompts", "users", "insights", "subspaces", "rollouts", "rewards", "preferences", "plan",
-    "adapters", "values", "portfolio", "routes", "baselines", "evaluation",
+    "prompts", "users", "insights", "rollouts", "rewards", "preferences", "subspaces",
+    "tuning base", "plan", "adapters", "values", "portfolio", "tuning members", "routes",
+    "baselines", "evaluation",
 )  # fmt: skip
 PARAMS = Params.model_validate({
     "prompts": {"file": "inputs/prompts/prompts.csv"},
     "users": {"file": "inputs/users/users.csv", "unseen": 0.4},
-    "insights": {"items": 2, "pairs": 2, "contrasts": 1},
-    "subspaces": {"history": 3, "restarts": 1, "epochs": 5},
+    "insights": {"items": 2, "candidates": 3, "pairs": 2, "contrasts": 1},
+    "subspaces": {"restarts": 1, "epochs": 5},
+    "tuning": {"strengths": [0.5], "users": 1, "samples": 20},
     "rollouts": {
         "max_new_tokens": LONGEST,
         "samples": {"train": 100, "select": 200, "certify": 200, "test": 2000},
@@ -54,7 +56,7 @@ PARAMS = Params.model_validate({
     "adapters": {"rank": 2, "batch": 32, "steps": 12, "learning_rate": 0.005},
     "values": {"samples": {"select": 50, "certify": 50, "test": 2000}},
     "portfolio": {"epsilon": 0.1, "bootstrap": 100},
-    "baselines": {"samples": 200, "per_user": 1},
+    "baselines": {"samples": 200, "per_user": 1, "steps": 2},
     "evaluation": {"bootstrap": 100},
     "runtime": {"engine": "sequential", "workers": 1, "device": "cpu", "store": "store"},
 })  # fmt: skip
@@ -92,9 +94,10 @@ def build(folder: Path) -> None:
         patch.chdir(folder)
         tiny_models.save(base(), tables.DATA / "base")
         for name in STAGES:
-            stage = import_module(f"palette.{name}")
-            for trait in PARAMS.trait_names if name == "rewards" else [None]:
-                patch.setattr(sys, "argv", ["stage", trait])
+            module, *said = name.split()
+            stage = import_module(f"palette.{module}")
+            for words in [[trait] for trait in PARAMS.trait_names] if name == "rewards" else [said]:
+                patch.setattr(sys, "argv", ["stage", *words])
                 stage.main(PARAMS)
 
 

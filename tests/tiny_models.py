@@ -11,29 +11,38 @@ from palette.lm.models import LanguageModel
 EOS = "<eos>"
 LAYERS, HIDDEN, CONTEXT = 3, 32, 512
 ARCHITECTURES = ("llama", "gpt2", "gpt_neox")
+"""One of each shape: rotary and gated; learned positions and Conv1D; parallel residual."""
+FAMILIES = (
+    *ARCHITECTURES, "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3",
+)  # fmt: skip
 
 
 @cache
 def tiny(architecture: str = "llama") -> LanguageModel:
-    """A frozen random model; its digest is its architecture's name."""
+    """A frozen random model of a family; its digest is the family's name."""
     tokenizer = _bytes_tokenizer()
-    common = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
-    wide = {"hidden_size": HIDDEN, "intermediate_size": 64, "num_hidden_layers": LAYERS,
-            "num_attention_heads": 4, "max_position_embeddings": CONTEXT}  # fmt: skip
-    config = {
-        "llama": lambda: transformers.LlamaConfig(**common, **wide),
-        "gpt2": lambda: transformers.GPT2Config(
-            **common, n_embd=HIDDEN, n_layer=LAYERS, n_head=4, n_positions=CONTEXT
-        ),
-        "gpt_neox": lambda: transformers.GPTNeoXConfig(**common, **wide),
-    }[architecture]()
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config)
+    model = transformers.AutoModelForCausalLM.from_config(_config(architecture, tokenizer))
     with torch.no_grad():
         for weights in model.parameters():  # far from uniform logits, so that edits show
             weights.mul_(3.0 if weights.dim() > 1 else 1.0)
     model.eval().requires_grad_(False)
     return LanguageModel(model, tokenizer, torch.device("cpu"), architecture)
+
+
+def _config(architecture: str, tokenizer) -> transformers.PreTrainedConfig:
+    common = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    if architecture == "gpt2":
+        return transformers.GPT2Config(
+            **common, n_embd=HIDDEN, n_layer=LAYERS, n_head=4, n_positions=CONTEXT
+        )
+    common |= {"hidden_size": HIDDEN, "intermediate_size": 64, "num_hidden_layers": LAYERS,
+               "num_attention_heads": 4, "max_position_embeddings": CONTEXT}  # fmt: skip
+    if architecture not in ARCHITECTURES:  # whose defaults are of a large model
+        common |= {"num_key_value_heads": 2, "head_dim": HIDDEN // 4,
+                   "bos_token_id": tokenizer.eos_token_id,
+                   "pad_token_id": tokenizer.pad_token_id}  # fmt: skip
+    return transformers.AutoConfig.for_model(architecture, **common)
 
 
 def save(lm: LanguageModel, folder) -> None:

@@ -2,47 +2,46 @@
 
     python -m palette.baselines
 
-Prompting, edits and their controls, the soup of one adapter per trait, and one adapter per user.
+Words in the prompt, edits and their controls, the soup of one adapter per trait, and for a few users
+adapters of their own.
 """
 
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 import polars as pl
 
-from palette import members, policies, stage, subspaces, tables
+from palette import edits as books
+from palette import members, own_adapters, policies, shared, stage, tables, tastes, tuning
+from palette.core.editing import Edit
+from palette.lm import templates
+from palette.lm.activations import embed
+from palette.lm.generation import row_uniforms
+from palette.lm.models import cached_base
+from palette.own_adapters import FOLDER
 from palette.params import Params
-from palette.policies import Policy
+from palette.policies import Policy, Quotes
 
 TENTHS = 10
 """The soup is mixed at each user's weights rounded to tenths, so that users can share one."""
-FOLDER = Path(".palette/baselines")
+LIKED = 0.5
+"""A row rated below this was disliked: it is no example of what the user wants."""
 
 
 def main(params: Params) -> None:
     prompts = tables.read("prompts").filter(pl.col("split") == "test")
-    directions = subspaces.read()
     users = tables.read("users")["user_id"].to_list()
-    edited = edits(users, directions.groups)
+    quotes = nearest(params, prompts)
+    edits, edited = editing(params, users)
     chosen = {
         "prompt": prompting(users),
-        "edit": edited,
-        "edit_random": edited,
+        "retrieval": retrieving(users, quotes),
+        **edited,
         **trained(params, users),
     }
-    of_method = {"edit_random": directions.random(params.baselines.seed)}
-    answers = {
-        method: policies.worth(
-            params, of_user.values(), prompts, of_method.get(method, directions),
-            f"baseline: {method}",
-        )
-        for method, of_user in chosen.items()
-    }  # fmt: skip
-    frames = [policies.assign(chosen[method], answers[method], method) for method in chosen]
-    # Another user's edit is some user's own: its answers are there already.
-    other = someone_else(edited, params.baselines.seed)
-    frames.append(policies.assign(other, answers["edit"], "edit_other"))
-    tables.write("baselines", pl.concat(frames, how="diagonal"))
+    values = shared.worth(params, chosen, prompts, edits, "baselines", quotes)
+    frames = [policies.assign(of_user, values, method) for method, of_user in chosen.items()]
+    tables.write("baselines", pl.concat(frames))
 
 
 def prompting(users: list[str]) -> dict[str, Policy]:
@@ -52,72 +51,113 @@ def prompting(users: list[str]) -> dict[str, Policy]:
     return {user: Policy(insight=insights.get(user, "")) for user in users}
 
 
-def edits(users: list[str], groups: tuple[str, ...]) -> dict[str, Policy]:
-    """User → the base under the user's own directions, else those of everyone."""
-    own = set(groups)
-    return {user: Policy(edit=user if user in own else groups[0]) for user in users}
+def retrieving(users: list[str], quotes: Quotes) -> dict[str, Policy]:
+    """User → the base with a row of the user's history before the question; without any, the base."""
+    return {user: Policy(quoting=user if user in quotes else "") for user in users}
 
 
-def someone_else(chosen: dict[str, Policy], seed: int) -> dict[str, Policy]:
-    """User → the edit of another user with directions of their own: the control of `edit`."""
-    distinct = sorted({policy for policy in chosen.values()})
-    rng = np.random.default_rng([seed, 1])
-    result = {}
-    for user, policy in chosen.items():
-        rest = [other for other in distinct if other != policy] or distinct
-        result[user] = rest[rng.integers(len(rest))]
-    return result
+def nearest(params: Params, prompts: pl.DataFrame) -> dict[str, dict[str, tuple[str, str]]]:
+    """User → prompt_id → the liked row of the user's history whose question is most alike.
+
+    Alike is the cosine between the base's embeddings of the two questions, less what all questions
+    have in common; of equal ones the earlier row. Rows that the model's context has no room for are
+    left out, and so are users who have no row.
+    """
+    rows = tables.read("histories").sort("user_id", "row")
+    rows = rows.filter(pl.col("rating").is_null() | (pl.col("rating") >= LIKED))
+    asked = prompts.select("prompt_id", "prompt").rows()
+    histories = {
+        user: fitting(params, own.select("prompt", "response").rows(), [text for _, text in asked])
+        for (user,), own in rows.group_by("user_id", maintain_order=True)
+    }
+    texts = sorted({*prompts["prompt"], *(text for own in histories.values() for text, _ in own)})
+    vectors = embed(cached_base(params.runtime.device), texts).double().numpy()
+    vectors -= vectors.mean(axis=0)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    place = {text: row for row, text in enumerate(texts)}
+    found = {}
+    for user, own in histories.items():
+        if own:
+            known = vectors[[place[text] for text, _ in own]]
+            best = (vectors[[place[text] for _, text in asked]] @ known.T).argmax(axis=1)
+            found[user] = {name: own[row] for (name, _), row in zip(asked, best, strict=True)}
+    return found
+
+
+def fitting(params: Params, rows: list[tuple[str, str]], asked: list[str]) -> list[tuple[str, str]]:
+    """The rows that can be quoted before any of the questions, with room left for the answer."""
+    base = cached_base(params.runtime.device)
+    if base.context is None:
+        return rows
+    room = base.context - params.rollouts.max_new_tokens
+    longest = max(asked, key=len)
+    return [
+        row for row in rows
+        if len(templates.encode(base.tokenizer, templates.quoting(longest, row))) <= room
+    ]  # fmt: skip
+
+
+def editing(
+    params: Params, users: list[str]
+) -> tuple[dict[str, Edit], dict[str, dict[str, Policy]]]:
+    """The edits by name; and per method, user → the base under an edit.
+
+    The edit and its controls are as strong, on such layers, as was tuned for each user's cluster.
+    `chameleon` is the published rule, one for all, of strength 1 on its own layers.
+    """
+    book, choices = books.read(params), tuning.chosen()
+    edits: dict[str, Edit] = {}
+    chosen = {
+        method: {user: tuning.policy(book, user, method, choices, edits) for user in users}
+        for method in tuning.TUNED
+    }
+    groups = {user: book.group(user) for user in users}
+    chosen["edit_other"] = someone_else(chosen["edit"], groups, params.baselines.seed)
+    if users:
+        edits["chameleon"] = book.edit(users[0], "chameleon")
+    chosen["chameleon"] = dict.fromkeys(users, Policy(edit="chameleon"))
+    return edits, chosen
+
+
+def someone_else(
+    edited: Mapping[str, Policy], groups: Mapping[str, str], seed: int
+) -> dict[str, Policy]:
+    """User → the tuned edit of a user of another group: the control of `edit`.
+
+    Drawn by the user's name. Where all are of one group, everyone's own edit is all there is.
+    """
+    chosen = {}
+    for user, own in edited.items():
+        others = [other for other in sorted(edited) if groups[other] != groups[user]]
+        draw = float(row_uniforms(1, 1, "someone else", seed, user)[0, 0])
+        chosen[user] = edited[others[int(draw * len(others))]] if others else own
+    return chosen
 
 
 def trained(params: Params, users: list[str]) -> dict[str, dict[str, Policy]]:
-    """The two methods that train, all their adapters together: `soup` and `per_user`."""
-    names, weights = params.trait_names, estimated(params.trait_names)
+    """The methods that train: `soup` for all users, the others for a few."""
+    names, weights = params.trait_names, tastes.estimated(params.trait_names)
     corners = {name: {other: float(other == name) for other in names} for name in names}
-    few = own_adapters(params, users, weights)
+    few = own_adapters.few(params)
+    called = {user: f"user-{number}" for number, user in enumerate(few)}  # a user's name is no path
+    own = {called[user]: own for user, own in own_adapters.wanted(params, few).items()}
     folders = {}
-    wanted = corners | {f"user-{user}": own for user, own in few.items()}
-    for name, files in members.train(params, wanted, "training baselines' adapters").items():
+    made = members.train(params, corners | own, "training baselines' adapters")
+    for name, files in made.items():
         members.write(files, FOLDER / name)
         folders[name] = str(FOLDER / name)
     return {
         "soup": {user: soup(names, weights[user], folders) for user in users},
-        "per_user": {user: Policy(((folders[f"user-{user}"], 1.0),)) for user in few},
+        "per_user": {user: Policy(((folders[called[user]], 1.0),)) for user in few},
+        **own_adapters.preferred(params, few),
     }
 
 
 def soup(names: list[str], weights: list[float], folders: dict[str, str]) -> Policy:
     """The interpolation of one adapter per trait at a user's estimated weights."""
-    tenths = round_to_sum(np.array(weights) * TENTHS, TENTHS)
+    tenths = tastes.round_to_sum(np.array(weights) * TENTHS, TENTHS)
     parts = zip(names, tenths, strict=True)
     return Policy(tuple((folders[name], n / TENTHS) for name, n in parts if n > 0))
-
-
-def own_adapters(
-    params: Params, users: list[str], weights: dict[str, list[float]]
-) -> dict[str, dict[str, float]]:
-    """A few users with a history → trait → weight, in hundredths, of an adapter of their own."""
-    rows = dict(tables.read("users").select("user_id", "rows").rows())
-    known = [user for user in users if rows[user] > 0]
-    step = max(1, len(known) // max(1, params.baselines.per_user))
-    wanted = {}
-    for user in known[::step][: params.baselines.per_user]:
-        percent = round_to_sum(np.array(weights[user]) * 100, 100) / 100
-        wanted[user] = dict(zip(params.trait_names, percent.tolist(), strict=True))
-    return wanted
-
-
-def estimated(names: list[str]) -> dict[str, list[float]]:
-    """User → estimated weights, in the order of the traits."""
-    table = tables.read("weights").pivot("trait", index="user_id", values="weight")
-    return {row[0]: list(row[1:]) for row in table.select("user_id", *names).rows()}
-
-
-def round_to_sum(parts: np.ndarray, total: int) -> np.ndarray:
-    """Integers that add up to `total`, each less than one away from its part."""
-    whole = np.floor(parts)
-    rest = np.argsort(whole - parts, kind="stable")[: round(total - whole.sum())]
-    whole[rest] += 1
-    return whole
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import typer
 
 from palette.commands.certify import Certify, certify
 from palette.commands.cost import cost
+from palette.commands.export import export
 from palette.commands.extend import extend
 from palette.commands.keep_routes import keep_routes
 from palette.commands.select import select
@@ -121,7 +122,7 @@ def show(user: Annotated[str, typer.Argument(help="a user_id, such as u0007")]) 
     _print_table(("trait", "weight", "interval"), rows)
 
 
-for command in (select, extend, keep_routes, cost):
+for command in (select, extend, keep_routes, cost, export):
     commands.command()(command)
 commands.command(cls=Certify)(certify)
 

@@ -17,6 +17,16 @@ def complaint(params: "Params") -> str | None:
             f"plan.epsilon is {params.plan.epsilon}, but must be at most portfolio.epsilon "
             f"({params.portfolio.epsilon}), since trained adapters fall short of ideal ones"
         )
+    if params.insights.pairs > params.insights.candidates:
+        return (
+            f"insights.pairs is {params.insights.pairs}, but must be at most insights.candidates "
+            f"({params.insights.candidates}), among which they are chosen"
+        )
+    if params.subspaces.samples > params.rollouts.samples.train:
+        return (
+            f"subspaces.samples is {params.subspaces.samples}, but must be at most "
+            f"rollouts.samples.train ({params.rollouts.samples.train}), of which it is a part"
+        )
     for name in params.weights.floor:
         if name not in params.traits:
             return (

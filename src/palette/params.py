@@ -52,15 +52,45 @@ class Insights(Section):
     items: Annotated[int, Field(ge=1, le=10)] = Field(
         4, description="history rows shown to the model"
     )
-    pairs: Positive = Field(3, description="personal and neutral answers per user")
+    embedder: str = Field(
+        "base", min_length=1, description="base, or a sentence-transformers model: directory or id"
+    )
+    candidates: Positive = Field(9, description="prompts tried per user for the pairs")
+    pairs: Positive = Field(3, description="of the candidates, those that tell tastes apart best")
     contrasts: Positive = Field(2, description="the base's own answers to each prompt of a history")
     seed: Seed = 0
 
 
 class Subspaces(Section):
-    history: Positive = Field(4, description="rows below which a user has the group's directions")
+    method: Literal["gradient", "contrast", "contrast-svd", "style-vector", "chameleon"] = Field(
+        "gradient", description="how the directions of the edits are found"
+    )
+    groups: Literal["everyone", "clusters", "users"] = Field(
+        "users", description="who shares one set of directions"
+    )
+    max_clusters: Annotated[int, Field(ge=2)] = Field(8, description="the number is chosen below")
+    rank: Positive = Field(1, description="of the subspaces of chameleon and contrast-svd")
+    shrinkage: float = Field(
+        4.0, ge=0, description="history rows at which a user's own directions weigh as the group's"
+    )
+    samples: Annotated[int, Field(ge=2)] = Field(
+        40, description="rollouts per train prompt that gradient reads"
+    )
+    damping: float = Field(1.0, gt=0, description="of gradient, in units of the mean curvature")
     restarts: Positive = Field(4, description="of the CCS probe; the lowest loss is kept")
     epochs: Positive = Field(200, description="of each restart")
+    seed: Seed = 0
+
+
+class Tuning(Section):
+    strengths: list[Annotated[float, Field(gt=0)]] = Field(
+        [0.3, 0.5, 0.7, 1.0], min_length=1, description="tried on select, beside the identity"
+    )
+    layers: list[Literal["all", "upper", "last"]] = Field(
+        ["all", "last"], min_length=1, description="sets of layers tried: the budget is the product"
+    )
+    users: Positive = Field(4, description="seen users of a cluster, or member, who stand for it")
+    samples: Positive = Field(2, description="answers per select prompt, trial and user")
     seed: Seed = 0
 
 
@@ -96,7 +126,7 @@ class Weights(Section):
 
 class Preferences(Section):
     scale: float = Field(5.0, gt=0, description="logit of a preference per unit of w.r")
-    pairs: float = Field(0.25, ge=0, le=1, description="weight of a self-generated pair")
+    pairs: float = Field(0.05, ge=0, le=1, description="weight of a self-generated pair")
     level: Annotated[float, Field(gt=0, lt=1)] = Field(0.9, description="of each weight's interval")
 
 
@@ -158,8 +188,9 @@ class Routes(Section):
 
 
 class Baselines(Section):
-    samples: Positive = Field(3, description="answers per policy and test prompt")
-    per_user: Count = Field(2, description="users who get an adapter of their own")
+    samples: Positive = Field(2, description="answers per policy and test prompt")
+    per_user: Count = Field(2, description="users who get adapters of their own")
+    steps: Positive = Field(20, description="of DPO and SFT on a user's own pairs")
     seed: Seed = 0
 
 
@@ -184,6 +215,7 @@ class Params(Section):
     users: Users = Users()
     insights: Insights = Insights()
     subspaces: Subspaces = Subspaces()
+    tuning: Tuning = Tuning()
     rollouts: Rollouts = Rollouts()
     traits: dict[TraitName, Trait] = Field(min_length=1, description="one reward per trait")
     objective: Objective = Objective()

@@ -1,4 +1,4 @@
-"""Policies that a user can be given — adapters, an edit, an insight in the prompt — and their worth.
+"""Policies that a user can be given, and their worth: adapters, an edit, words before the question.
 
 A policy's answers do not depend on whom it serves: users with the same policy share them.
 """
@@ -15,7 +15,8 @@ import numpy as np
 import polars as pl
 
 from palette import traits
-from palette.core.directions import Directions
+from palette.core.answers import complaint
+from palette.core.editing import Edit, Edits
 from palette.fanout import fan_out
 from palette.lm import templates
 from palette.lm.generation import generate, row_uniforms
@@ -26,17 +27,22 @@ from palette.params import Params
 TOGETHER = 24
 """Policies of one set of adapters that share a batch."""
 
+Quotes = Mapping[str, Mapping[str, tuple[str, str]]]
+"""user → prompt_id → the (prompt, response) of the history that is quoted before that prompt"""
+
 
 @dataclass(frozen=True, order=True)
 class Policy:
-    """The base, changed by any of three means."""
+    """The base, changed by any of these means."""
 
     adapters: tuple[tuple[str, float], ...] = ()
     """(directory, weight): adapters merged with these weights"""
     edit: str = ""
-    """the group whose directions edit every answer"""
+    """name of the edit of every answer; it lies beside the policies, in a mapping"""
     insight: str = ""
     """the sentence put before the question"""
+    quoting: str = ""
+    """the user whose history is quoted before the question; not together with an insight"""
 
     @property
     def name(self) -> str:
@@ -44,24 +50,62 @@ class Policy:
         if self == Policy():
             return "base"
         parts = [sorted((Path(folder).name, weight) for folder, weight in self.adapters)]
-        text = json.dumps([*parts, self.edit, self.insight])
+        text = json.dumps([*parts, self.edit, self.insight, self.quoting])
         return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    """How often every prompt is answered, and from which random numbers."""
+
+    samples: int
+    limit: int
+    key: tuple[str, int]
+    paired: bool
+    """all policies have the same random numbers"""
+
+    def numbers(self, policy: Policy, prompt_id: str) -> np.ndarray:
+        """(samples, limit)"""
+        own = () if self.paired else (policy.name,)
+        return row_uniforms(self.samples, self.limit, *self.key, *own, prompt_id)
 
 
 def worth(
     params: Params,
     policies: Iterable[Policy],
     prompts: pl.DataFrame,
-    directions: Directions,
+    edits: Mapping[str, Edit],
     words: str,
+    samples: int | None = None,
+    quotes: Quotes | None = None,
+    key: tuple[str, int] | None = None,
 ) -> pl.DataFrame:
-    """Mean rewards and KL to the base of each distinct policy on each prompt.
+    """Mean rewards, KL to the base and side effects of each distinct policy on each prompt.
+
+    Args:
+        prompts: rows of the table `prompts`.
+        edits: by the names that the policies give them; those of one object share its tables.
+        words: what the progress bar says.
+        samples: answers per policy and prompt; baselines.samples unless told.
+        quotes: for policies that quote.
+        key: names random numbers that are the same for all policies, for choices among few of
+            them. Unless told each policy has its own: the luck of common ones would be common to all
+            users, where no interval over users could see it.
 
     Returns:
-        policy, prompt_id, kl (nats) and reward_TRAIT.
+        policy, prompt_id, kl (nats), surprise (nats per token under the base), broken (share of
+        answers that were cut off or that core/answers.py complains of) and reward_TRAIT.
     """
-    chunks = list(_chunks(sorted(set(policies))))
-    work = partial(_answer, params=params, prompts=prompts, directions=directions)
+    sampling = _Sampling(
+        samples or params.baselines.samples, params.rollouts.max_new_tokens,
+        key or ("policies", params.baselines.seed), key is not None,
+    )  # fmt: skip
+    # Each chunk travels with its own edits: all of them are large where users have their own.
+    chunks = [
+        (chunk, {policy.edit: edits[policy.edit] for policy in chunk if policy.edit})
+        for chunk in _chunks(sorted(set(policies)))
+    ]
+    work = partial(_answer, params=params, prompts=prompts, quotes=quotes or {}, sampling=sampling)
     frames = list(fan_out(work, chunks, params.runtime, words))
     return pl.concat(frames) if frames else pl.DataFrame(schema={"policy": pl.String})
 
@@ -84,35 +128,55 @@ def _chunks(policies: list[Policy]) -> Iterator[list[Policy]]:
 
 
 def _answer(
-    policies: list[Policy], params: Params, prompts: pl.DataFrame, directions: Directions
+    item: tuple[list[Policy], dict[str, Edit]],
+    params: Params,
+    prompts: pl.DataFrame,
+    quotes: Quotes,
+    sampling: _Sampling,
 ) -> pl.DataFrame:
+    policies, edits = item
     base = cached_base(params.runtime.device)
     adapters = {Path(folder): weight for folder, weight in policies[0].adapters}
     lm = with_adapters(base, adapters) if adapters else base
-    samples, limit = params.baselines.samples, params.rollouts.max_new_tokens
+    questions = [
+        (prompt_id, text, templates.encode(base.tokenizer, templates.question(text)))
+        for prompt_id, text in prompts.select("prompt_id", "prompt").iter_rows()
+    ]
     rows, asked, plain = [], [], []
-    for policy, row in product(policies, prompts.iter_rows(named=True)):
-        text = row["prompt"]
-        question = templates.encode(base.tokenizer, templates.question(text))
-        told = templates.personal_answer(text, policy.insight) if policy.insight else None
-        rows += [(policy, row["prompt_id"], text)] * samples
-        plain += [question] * samples
-        asked += [templates.encode(base.tokenizer, told) if told else question] * samples
-    # The same numbers for every policy: differences between methods are then paired.
-    numbers = np.concatenate([
-        row_uniforms(samples, limit, "policies", params.baselines.seed, prompt)
-        for prompt in prompts["prompt_id"]
+    for policy, (prompt_id, text, question) in product(policies, questions):
+        told = _told(policy, prompt_id, text, quotes)
+        ids = templates.encode(base.tokenizer, told) if told else question
+        rows += [(policy, prompt_id, text)] * sampling.samples
+        asked += [ids] * sampling.samples
+        plain += [question] * sampling.samples
+    uniforms = np.concatenate([
+        sampling.numbers(policy, prompt) for policy, prompt in product(policies, prompts["prompt_id"])
     ])  # fmt: skip
-    uniforms = np.tile(numbers, (len(policies), 1))
-    edited = any(policy.edit for policy in policies)
-    edits = directions.edits([policy.edit or None for policy, _, _ in rows]) if edited else None
-    answers = generate(lm, asked, limit, uniforms, edits)
-    scores = score(lm, asked, answers.tokens, base, plain, edits)
-    rewards = traits.score(params.traits, [text for _, _, text in rows], answers.texts)
-    columns = {f"reward_{t}": rewards[:, i] for i, t in enumerate(params.trait_names)}
-    frame = pl.DataFrame({
-        "policy": [policy.name for policy, _, _ in rows],
-        "prompt_id": [prompt_id for _, prompt_id, _ in rows],
-        "kl": scores.kl, **columns,
+    changes = Edits([edits.get(policy.edit) for policy, _, _ in rows]) if edits else None
+    answers = generate(lm, asked, sampling.limit, uniforms, changes)
+    scores = score(lm, asked, answers.tokens, base, plain, changes)
+    texts = [text for _, _, text in rows]
+    rewards = traits.score(params.traits, texts, answers.texts)
+    broken = [
+        tokens[-1] not in base.eos or complaint(text, answer) is not None
+        for tokens, text, answer in zip(answers.tokens, texts, answers.texts, strict=True)
+    ]
+    surprise = -scores.logprob_reference / [len(tokens) for tokens in answers.tokens]
+    measured = np.column_stack([scores.kl, surprise, broken, rewards])
+    means = measured.reshape(-1, sampling.samples, measured.shape[1]).mean(axis=1)
+    names = ["kl", "surprise", "broken", *(f"reward_{trait}" for trait in params.trait_names)]
+    each = rows[:: sampling.samples]
+    return pl.DataFrame({
+        "policy": [policy.name for policy, _, _ in each],
+        "prompt_id": [prompt_id for _, prompt_id, _ in each],
+        **dict(zip(names, means.T, strict=True)),
     })  # fmt: skip
-    return frame.group_by("policy", "prompt_id", maintain_order=True).mean()
+
+
+def _told(policy: Policy, prompt_id: str, text: str, quotes: Quotes) -> templates.Messages | None:
+    """What the policy is asked, where that is not the plain question."""
+    if policy.insight:
+        return templates.personal_answer(text, policy.insight)
+    if policy.quoting:
+        return templates.quoting(text, quotes[policy.quoting][prompt_id])
+    return None

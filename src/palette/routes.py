@@ -20,14 +20,13 @@ from palette.params import Params
 def main(params: Params) -> None:
     users, (mean, low, high) = estimates(params.trait_names)
     planes = read_planes(tables.read_json(tables.DATA / "portfolio" / "portfolio.json"), params)
-    groups = tables.read_json(tables.DATA / "subspaces" / "layers.json")["groups"]
     ideal = scored(params, ["select"]).ideal.condensed()
     found = regrets(planes, mean, low, high, lambda weights: ideal.value(weights).mean(axis=1))
     before = read_previous(params.routes.previous)
     places = {name: place for place, name in enumerate(planes.names)}
     previous = np.array([places.get(before.get(user), -1) for user in users], dtype=int)
     member = choose(found, params.routes.rule, previous, params.routes.hysteresis)
-    routes = as_table(users, planes, found, member, groups, params.routes.max_regret)
+    routes = with_edits(as_table(users, planes, found, member, params.routes.max_regret))
     tables.write("routes", with_moves(routes, before))
 
 
@@ -78,24 +77,46 @@ def as_table(
     planes: Planes,
     found: Regrets,
     member: np.ndarray,
-    groups: list[str],
     max_regret: float,
 ) -> pl.DataFrame:
-    """The table `routes` but for its column `moved`; users without directions of their own have
-    those of the first group."""
-    everyone, *own = groups
-    named = set(own)
+    """The table `routes` but for its columns on edits and moves."""
     rows = np.arange(len(users))
     worst = found.worst[rows, member]
     robust = choose(found, "robust")
     return pl.DataFrame({
         "user_id": users,
         "member": [planes.names[place] for place in member],
-        "edit": [user if user in named else everyone for user in users],
         "regret": found.at_mean[rows, member], "worst_regret": worst,
         "uncertain": worst > max_regret,
         "robust": [planes.names[place] for place in robust],
     })  # fmt: skip
+
+
+def with_edits(routes: pl.DataFrame) -> pl.DataFrame:
+    """Whose directions edit each user's answers, how strongly and on which layers.
+
+    On a member it is what was chosen for that member; on the base, for the user's cluster.
+
+    Raises:
+        PaletteError: no choice was made for a user's member or cluster.
+    """
+    choice = "strength", "layers"
+    clusters = tables.read("trials").filter("chosen", method="edit").select("cluster", *choice)
+    members = tables.read("member_trials").filter("chosen").select("member", *choice)
+    grouped = routes.join(tables.read("groups"), on="user_id").rename({"group": "edit"})
+    on_base = pl.col("member") == "base"
+    found = [
+        grouped.filter(on_base).join(clusters, on="cluster"),
+        grouped.filter(~on_base).join(members, on="member"),
+    ]
+    edited = pl.concat(found, how="diagonal").sort("user_id")
+    unknown = routes.join(edited, on="user_id", how="anti")
+    if len(unknown):
+        raise PaletteError(
+            f"no edit was tuned for user '{unknown['user_id'][0]}' on "
+            f"'{unknown['member'][0]}'; run `dvc repro`"
+        )
+    return edited
 
 
 def with_moves(routes: pl.DataFrame, before: dict[str, str]) -> pl.DataFrame:

@@ -92,6 +92,14 @@ TABLES = {
             "neutral": (S, "answer under the neutral one"),
         },
     ),
+    "dropped": Table(
+        "insights/dropped.parquet",
+        {
+            "user_id": (S, "the user"),
+            "prompt": (S, "the question"),
+            "reason": (S, "identical | empty | echo: an answer that only repeats the prompt"),
+        },
+    ),
     "contrasts": Table(
         "insights/contrasts.parquet",
         {
@@ -128,6 +136,39 @@ TABLES = {
             "low": (F, "lower end of the interval"),
             "high": (F, "upper end"),
             "evidence": (F, "weighted number of comparisons"),
+        },
+    ),
+    "groups": Table(
+        "subspaces/groups.parquet",
+        {
+            "user_id": (S, "the user"),
+            "cluster": (S, "everyone alike in taste: edits are tuned for each"),
+            "group": (S, "whose directions serve the user: everyone, a cluster's or a user's"),
+        },
+    ),
+    "trials": Table(
+        "tuning/trials.parquet",
+        {
+            "method": (S, "edit | edit_random | edit_mean | chameleon_tuned"),
+            "cluster": (S, "cluster of users"),
+            "layers": (S, "all | upper | last"),
+            "strength": (F, "factor of the edit; 0 is the identity"),
+            "objective": (F, "mean over users of J at their estimated weights, on select"),
+            "kl": (F, "mean KL to the base, nats"),
+            "broken": (F, "share of broken answers"),
+            "chosen": (B, "one row of each method and cluster"),
+        },
+    ),
+    "member_trials": Table(
+        "tuning/members.parquet",
+        {
+            "member": (S, "member"),
+            "layers": (S, "all | upper | last"),
+            "strength": (F, "factor of the edit; 0 leaves the member as it is"),
+            "objective": (F, "mean over users of J at their estimated weights, on select"),
+            "kl": (F, "mean KL to the base, nats"),
+            "broken": (F, "share of broken answers"),
+            "chosen": (B, "one row of each member"),
         },
     ),
     "training": Table(
@@ -167,7 +208,9 @@ TABLES = {
         {
             "user_id": (S, "the user"),
             "member": (S, "member, or base"),
-            "edit": (S, "directions: a group's or user's name"),
+            "edit": (S, "directions: everyone's, a cluster's or a user's"),
+            "strength": (F, "of the edit on this member, tuned on select; 0: none"),
+            "layers": (S, "all | upper | last: the layers that the edit acts on"),
             "regret": (F, "f* - J at the estimated weights, on select"),
             "worst_regret": (F, "the largest regret over the corners of the user's interval"),
             "uncertain": (B, "worst_regret is above routes.max_regret"),
@@ -178,11 +221,13 @@ TABLES = {
     "baselines": Table(
         "baselines/baselines.parquet",
         {
-            "method": (S, "prompt | edit | edit_random | edit_other | soup | per_user"),
+            "method": (S, "prompt | retrieval | edit | ... | soup | per_user | dpo | sft"),
             "user_id": (S, "the user"),
             "policy": (S, "users with the same policy share its answers"),
             "prompt_id": (S, "test prompt"),
             "kl": (F, "mean KL to the base, nats"),
+            "surprise": (F, "mean of an answer's nats per token under the base"),
+            "broken": (F, "share of answers that are empty, cut off, an echo or a loop"),
         },
         {"reward_": "mean over answers"},
     ),
@@ -197,8 +242,19 @@ TABLES = {
             "kl": (F, "nats"),
             "base": (F, "J of the base at the same weights"),
             "ideal": (F, "f* at the same weights"),
+            "surprise": (F, "nats per token under the base; null where it was not measured"),
+            "broken": (F, "share of broken answers; null where it was not measured"),
         },
         {"reward_": "mean reward"},
+    ),
+    "revealed": Table(
+        "evaluation/revealed.parquet",
+        {
+            "source": (S, "insight | pairs | history | estimate"),
+            "trait": (S, "trait"),
+            "r2": (F, "share of the true weight's variance told, cross-validated over users"),
+            "users": (N, "users measured"),
+        },
     ),
     "utilities": Table(
         "evaluation/utilities.parquet",

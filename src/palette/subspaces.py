@@ -1,119 +1,235 @@
-"""Stage `subspaces`: personal and neutral directions per group and layer, from the pairs.
+"""Stage `subspaces`: clusters of users of like taste, and the directions of everyone's edits.
 
-python -m palette.subspaces
+    python -m palette.subspaces
+
+`gradient` writes one direction for each trait, which serve every user by the estimated weights. The
+other methods write directions of groups: everyone seen, each cluster's seen users, or each user.
 """
 
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
-from palette import stage, tables
+from palette import edits, readings, stage, tables
 from palette.core import directions as search
-from palette.core.directions import Directions
-from palette.lm import templates
-from palette.lm.activations import mlp_outputs
-from palette.lm.models import LanguageModel, load_base
+from palette.core import grouping, natural, pooled
+from palette.core.grouping import EVERYONE, Clusters
+from palette.core.pooled import Sides
+from palette.core.tuning import LAYER_SETS, layer_set
 from palette.params import Params, Subspaces
+from palette.readings import INSIGHT, PUBLISHED, SIDES, Reading, Rollouts
 
-FOLDER = tables.DATA / "subspaces"
-EVERYONE = "everyone"
+OWN = "user:"
+"""Before a user's name in that of the user's group: no user is taken for a cluster."""
+
+Pool = Callable[[Sequence[str], Sequence[str]], Sides]
+"""of these users' texts, these two sides"""
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """The users, and what is known of them, in the order of user_id."""
+
+    users: list[str]
+    seen: np.ndarray
+    """(users,) bool"""
+    rows: np.ndarray
+    """(users,) rows of history"""
+    weights: np.ndarray
+    """(users, traits) estimated"""
+    read: Mapping[str, Reading]
+    """user → reading; users without history have none"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The tensors to write, and what is to be said of them."""
+
+    tensors: dict[str, Tensor]
+    groups: list[str]
+    """those that have directions, in the order of the tensors"""
+    layers: dict[str, list[int]]
+    """group → layers that its probe chooses"""
+    loss: dict[str, list[float]]
+    """group → loss of each layer's probe"""
 
 
 def main(params: Params) -> None:
-    pairs = tables.read("pairs")
-    personal, neutral = activations(load_base(params.runtime.device), pairs)
-    groups = members(pairs, tables.read("users"), params.subspaces.history)
-    found, loss = find(personal, neutral, groups, params.subspaces)
-    write(found, loss)
+    crowd, rollouts = gather(params), readings.read_rollouts(params)
+    clusters, placed = cluster(params.subspaces, crowd)
+    found = find(params, crowd, rollouts, placed)
+    write(params, clusters, placed, found)
 
 
-def activations(lm: LanguageModel, pairs: pl.DataFrame) -> tuple[Tensor, Tensor]:
-    """MLP outputs at the last token of each question with its personal, and its neutral, answer.
+def gather(params: Params) -> Crowd:
+    """Seen and unseen users, with what preferences and the base made of them."""
+    users = tables.read("users").sort("user_id")
+    weights = tables.read("weights").pivot("trait", index="user_id", values="weight")
+    weights = users.select("user_id").join(weights, on="user_id", maintain_order="left")
+    return Crowd(
+        users["user_id"].to_list(),
+        (users["cohort"] == "seen").to_numpy(),
+        users["rows"].to_numpy(),
+        weights.select(params.trait_names).to_numpy(),
+        readings.read_users(params),
+    )
 
-    The paper puts the history in front of both answers; here the question alone is, as when the
-    edit is used.
 
-    Returns:
-        Two tensors (layers, pairs, hidden), float32.
+def cluster(settings: Subspaces, crowd: Crowd) -> tuple[Clusters, dict[str, str]]:
+    """Clusters of the seen users with history, and the cluster of every user."""
+    told = {user: own[INSIGHT].numpy() for user, own in crowd.read.items() if INSIGHT in own}
+    unknown = np.full(len(next(iter(told.values()), ())), np.nan)
+    embeddings = np.array([told.get(user, unknown) for user in crowd.users], float)
+    teach = crowd.seen & (crowd.rows > 0)
+    space = grouping.learn_space(crowd.weights[teach], embeddings[teach])
+    points = space(crowd.weights, embeddings)
+    clusters = grouping.find(points[teach], settings.max_clusters, settings.seed)
+    return clusters, dict(zip(crowd.users, clusters.nearest(points), strict=True))
+
+
+def find(params: Params, crowd: Crowd, rollouts: Rollouts, placed: Mapping[str, str]) -> Found:
+    """Everyone's published directions, the mean, and what subspaces.method finds.
+
+    Args:
+        placed: user → cluster.
     """
-    asked = [templates.encode(lm.tokenizer, templates.question(p)) for p in pairs["prompt"]]
-    answers = pairs["personal"].to_list() + pairs["neutral"].to_list()
-    written = [lm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in answers]
-    states = mlp_outputs(lm, [a + b for a, b in zip(asked * 2, written, strict=True)])
-    return states[:, : len(pairs)], states[:, len(pairs) :]
+    settings, pool = params.subspaces, partial(_pool, crowd, like=rollouts.mean)
+    groups = pools(settings, crowd, placed)
+    probe = settings.restarts, settings.epochs, settings.seed
+    published = pooled.projections({EVERYONE: pool(groups[EVERYONE], PUBLISHED)}, 1, *probe)
+    tensors = {
+        "mean": rollouts.mean,
+        "published.personal": published.personal[0], "published.neutral": published.neutral[0],
+    }  # fmt: skip
+    said, names = published, []
+    match settings.method:
+        case "gradient":
+            tensors |= trait_steps(settings, rollouts, params.objective.beta)
+        case "chameleon":
+            sides = to_project(settings, crowd, groups, pool)
+            said = pooled.projections(sides, settings.rank, *probe)
+            names = said.groups
+            tensors |= {"personal": said.personal, "neutral": said.neutral}
+        case _:
+            shifts = shifted(settings, crowd, groups, placed, pool)
+            names, tensors["shift"] = list(shifts), torch.stack(list(shifts.values()))
+    loss = [[round(value, 6) for value in own] for own in said.loss.tolist()]
+    return Found(tensors, names, said.layers, dict(zip(said.groups, loss, strict=True)))
 
 
-def members(pairs: pl.DataFrame, users: pl.DataFrame, history: int) -> dict[str, list[int]]:
-    """Rows of `pairs` by group: everyone seen, then each user with at least `history` rows."""
-    rows = pairs.select("user_id").with_row_index("place").join(users, on="user_id", how="left")
-    groups = {EVERYONE: rows.filter(pl.col("cohort") == "seen")["place"].to_list()}
-    # A user who goes by the group's own name has the group's directions.
-    own = rows.filter(pl.col("rows") >= history, pl.col("user_id") != EVERYONE)
-    for (user,), places in own.sort("user_id", "place").group_by("user_id", maintain_order=True):
-        groups[user] = places["place"].to_list()
+def pools(settings: Subspaces, crowd: Crowd, placed: Mapping[str, str]) -> dict[str, list[str]]:
+    """Group → its seen users: everyone, and the clusters where more than one group is asked for."""
+    seen = [user for user, counts in zip(crowd.users, crowd.seen, strict=True) if counts]
+    groups = {EVERYONE: seen}
+    if settings.groups != EVERYONE:
+        for name in sorted(set(placed.values())):
+            groups[name] = [user for user in seen if placed[user] == name]
     return groups
 
 
-def find(
-    personal: Tensor, neutral: Tensor, groups: dict[str, list[int]], settings: Subspaces
-) -> tuple[Directions, Tensor]:
-    """Directions of every group, and the probe's loss per group and layer.
+def trait_steps(settings: Subspaces, rollouts: Rollouts, beta: float) -> dict[str, Tensor]:
+    """`traits.SET` → (traits, layers, hidden) float32: each trait's natural step on those layers.
 
-    Groups of one size are searched together. A group without pairs has zero directions, which
-    change nothing, and no layers.
-
-    Args:
-        personal, neutral: (layers, pairs, hidden).
-        groups: name → rows of the pairs.
+    A step on some of the layers is no part of the step on all, whose layers count on each other.
     """
-    names = list(groups)
-    depth, _, hidden = personal.shape
-    theta_p, theta_n = (torch.zeros(len(names), depth, hidden) for _ in range(2))
-    loss = torch.zeros(len(names), depth)
-    for size in sorted({len(rows) for rows in groups.values()} - {0}):
-        places = [place for place, name in enumerate(names) if len(groups[name]) == size]
-        rows = torch.tensor([groups[names[place]] for place in places])  # (groups, size)
-        p, n = personal[:, rows].transpose(0, 1), neutral[:, rows].transpose(0, 1)
-        theta_p[places] = search.personal_direction(p)
-        theta_n[places], loss[places] = search.neutral_direction(
-            p, n, settings.restarts, settings.epochs, settings.seed
-        )
-    layers = tuple(
-        search.choose_layers(own) if groups[name] else ()
-        for name, own in zip(names, loss, strict=True)
-    )
-    return Directions(tuple(names), theta_p, theta_n, layers), loss
+    gradients = natural.trait_gradients(rollouts.scores, rollouts.rewards, rollouts.prompt)
+    found = {}
+    for name in LAYER_SETS:
+        layers = layer_set(name, gradients.shape[1])
+        bend = natural.curvature(rollouts.scores[:, layers])
+        steps = torch.zeros_like(gradients)
+        steps[:, layers] = natural.natural_steps(gradients[:, layers], bend, settings.damping, beta)
+        found[f"traits.{name}"] = steps.float()
+    return found
 
 
-def write(found: Directions, loss: Tensor, folder: Path = FOLDER) -> None:
-    """Write directions.safetensors and layers.json."""
-    from safetensors.torch import save_file
+def to_project(
+    settings: Subspaces, crowd: Crowd, groups: Mapping[str, list[str]], pool: Pool
+) -> dict[str, Sides]:
+    """Group → pairs of those who have any: everyone, clusters, users with enough history.
 
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {"personal": found.personal.contiguous(), "neutral": found.neutral.contiguous()}
-    save_file(tensors, folder / "directions.safetensors")
-    rounded = [[round(value, 6) for value in row] for row in loss.tolist()]
-    tables.write_json(folder / "layers.json", {
-        "groups": list(found.groups),
-        "layers": {g: list(layers) for g, layers in zip(found.groups, found.layers, strict=True)},
-        "ccs_loss": dict(zip(found.groups, rounded, strict=True)),
+    Directions without a sign have no average: who has less has the cluster's, not a mixture.
+    """
+    sides = {name: pool(users, PUBLISHED) for name, users in groups.items()}
+    if settings.groups == "users":
+        for user, rows in zip(crowd.users, crowd.rows.tolist(), strict=True):
+            if rows >= settings.shrinkage:
+                sides[OWN + user] = pool([user], PUBLISHED)
+    return {name: own for name, own in sides.items() if own[0].shape[1] or name == EVERYONE}
+
+
+def shifted(
+    settings: Subspaces,
+    crowd: Crowd,
+    groups: Mapping[str, list[str]],
+    placed: Mapping[str, str],
+    pool: Pool,
+) -> dict[str, Tensor]:
+    """Group → shift (layers, hidden): everyone's, clusters', and those of users who have texts."""
+    estimate = {
+        "contrast": search.contrast, "style-vector": search.style_vector,
+        "contrast-svd": partial(search.contrast_svd, rank=settings.rank),
+    }[settings.method]  # fmt: skip
+    alone = {}
+    if settings.groups == "users":
+        for user, rows in zip(crowd.users, crowd.rows.tolist(), strict=True):
+            own = pool([user], SIDES)
+            if own[0].shape[1]:
+                alone[OWN + user] = own, placed[user], rows
+    sides = {name: pool(users, SIDES) for name, users in groups.items()}
+    return pooled.shifts(sides, estimate, alone, settings.shrinkage)
+
+
+def whose(settings: Subspaces, user: str, cluster: str, groups: Sequence[str]) -> str:
+    """The group whose directions serve a user; `groups` are those that have any.
+
+    By the gradient every group has directions: that of its weights.
+    """
+    everyones = settings.method == "gradient"
+    if settings.groups == "users" and (everyones or OWN + user in groups):
+        return OWN + user
+    if settings.groups != EVERYONE and (everyones or cluster in groups):
+        return cluster
+    return EVERYONE
+
+
+def write(params: Params, clusters: Clusters, placed: Mapping[str, str], found: Found) -> None:
+    """Write groups.parquet, layers.json and directions.safetensors."""
+    from safetensors.torch import save
+
+    settings, having = params.subspaces, set(found.groups)
+    rows = [(user, own, whose(settings, user, own, having)) for user, own in placed.items()]
+    tables.write("groups", pl.DataFrame(rows, tables.empty("groups").schema, orient="row"))
+    centres = [[round(value, 6) for value in centre] for centre in clusters.centres.tolist()]
+    tables.write_json(edits.INDEX, {
+        "method": settings.method,
+        "shared": settings.groups,
+        "traits": params.trait_names,
+        "groups": found.groups,
+        "layers": found.layers,
+        "ccs_loss": found.loss,
+        "clusters": dict(zip(clusters.names, centres, strict=True)),
+        "silhouettes": {str(k): round(v, 6) for k, v in clusters.silhouettes.items()},
+        "chosen": len(clusters.names),
     })  # fmt: skip
+    content = save({name: tensor.contiguous() for name, tensor in found.tensors.items()})
+    temporary = edits.DIRECTIONS.with_suffix(".tmp")
+    temporary.write_bytes(content)
+    temporary.replace(edits.DIRECTIONS)
 
 
-def read(folder: Path = FOLDER) -> Directions:
-    """The directions that the stage wrote.
-
-    Raises:
-        PaletteError: they are missing.
-    """
-    from safetensors.torch import load_file
-
-    index = tables.read_json(folder / "layers.json")
-    tensors = load_file(folder / "directions.safetensors")
-    layers = tuple(tuple(index["layers"][group]) for group in index["groups"])
-    return Directions(tuple(index["groups"]), tensors["personal"], tensors["neutral"], layers)
+def _pool(crowd: Crowd, users: Sequence[str], sides: Sequence[str], like: Tensor) -> Sides:
+    """Both sides (layers, texts, hidden) of all these users' texts; `like` is (layers, hidden)."""
+    none = like.new_zeros(len(like), 0, like.shape[-1])
+    return tuple(
+        torch.cat([none, *(crowd.read.get(user, {}).get(side, none) for user in users)], 1)
+        for side in sides
+    )
 
 
 if __name__ == "__main__":

@@ -2,21 +2,30 @@
 
 from dataclasses import dataclass
 
-METHODS = (
-    "base",
-    "prompt",
-    "edit",
-    "edit_random",
-    "edit_other",
-    "single",
-    "soup",
-    "per_user",
-    "portfolio",
-    "portfolio_robust",
-    "portfolio_edit",
-    "ideal",
-)
-"""In the order of a reader's questions: without training, with it, what we hand over, the limit."""
+METHODS = {
+    "base": "the model as it is, for everyone",
+    "prompt": "the user's insight, written by the base from the history, before the question",
+    "retrieval": "the row of the user's history whose question is most alike, before the question",
+    "edit": "the user's edit of hidden states, as strong and on such layers as was tuned",
+    "edit_other": "control: the tuned edit of a user of another group",
+    "edit_mean": "control: along the base's mean activation, as long as the edit, tuned alike",
+    "edit_random": "control: along a random direction, as long as the edit, tuned alike",
+    "chameleon": "the rule of CHAMELEON's paper: one edit for all, its layers, strength 1",
+    "chameleon_tuned": "the paper's directions, with strength and layers tuned as the edit's are",
+    "single": "the one policy that is best for all users together",
+    "soup": "one adapter per trait, mixed by the user's estimated weights",
+    "sft": "an adapter per user, trained on the user's self-generated personal answers",
+    "dpo": "an adapter per user, trained to prefer personal answers to neutral ones",
+    "per_user": "an adapter per user, trained as members are, at the user's estimated weights",
+    "portfolio": "the member that the user is routed to",
+    "portfolio_robust": "the member that loses least at worst within the user's interval",
+    "portfolio_edit": "the member that the user is routed to, with the user's edit on top",
+    "ideal": "the best that any policy can reach, known without training it",
+}
+"""What each is; in the order of a reader's questions: without training, with it, what we hand over,
+the limit."""
+FEW = ("sft", "dpo", "per_user")
+"""Methods that are tried on a few users alone."""
 
 
 UTILITIES = {

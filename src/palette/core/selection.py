@@ -27,3 +27,17 @@ def select_history(embeddings: np.ndarray, keep: int) -> np.ndarray:
     # Rounded, so that rows which tie still do after the decomposition's own rounding.
     ranked = np.argsort(-(norms / max(norms.max(), 1e-300)).round(9), kind="stable")
     return np.sort(ranked[:keep])
+
+
+def select_largest(scores: np.ndarray, keep: int) -> np.ndarray:
+    """The places of the `keep` largest scores.
+
+    Args:
+        scores: (rows,) in any unit; two that agree to six decimals tie.
+
+    Returns:
+        (min(keep, rows),) indices in ascending order; earlier rows win ties.
+    """
+    # Unrounded, noise of the last bits would decide between two that are the same.
+    ranked = np.argsort(-np.round(np.asarray(scores, np.float64), 6), kind="stable")
+    return np.sort(ranked[:keep])

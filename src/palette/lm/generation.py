@@ -6,7 +6,7 @@ uniform number, so that batching, order and the number of workers change nothing
 
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from palette.core.editing import Edits
 from palette.errors import PaletteError
 from palette.lm.models import LanguageModel
+from palette.lm.row_adapters import RowAdapters
 
 ROWS = 512
 """Rows in a batch: past this, two cores gain nothing and the cache leaves their L2."""
@@ -48,6 +49,7 @@ def generate(
     uniforms: np.ndarray | None = None,
     edits: Edits | None = None,
     progress: Callable[[int], None] | None = None,
+    adapters: RowAdapters | None = None,
 ) -> Answers:
     """Answer every prompt.
 
@@ -56,6 +58,7 @@ def generate(
         uniforms: (rows, max_new_tokens) numbers in [0, 1), one per token; None answers greedily.
         edits: of every row's hidden states.
         progress: called with the number of rows just finished.
+        adapters: that each row goes through, beside its edit.
 
     Raises:
         PaletteError: a prompt and its answer do not fit into the model's context.
@@ -69,11 +72,14 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))
     tokens: list[list[int]] = [[] for _ in prompts]
     logprobs = np.zeros(len(prompts))
-    with edits.attach(lm.model) if edits is not None else nullcontext():
+    own = [part for part in (adapters, edits) if part is not None]
+    with ExitStack() as attached:
+        for part in own:
+            attached.enter_context(part.attach(lm.model))
         for start in range(0, len(order), ROWS):
             rows = order[start : start + ROWS]
             chosen = None if uniforms is None else torch.from_numpy(uniforms[rows])
-            batch = _Batch(lm, [prompts[row] for row in rows], rows, edits)
+            batch = _Batch(lm, [prompts[row] for row in rows], rows, own)
             for row, ids, logprob in batch.run(max_new_tokens, chosen):
                 tokens[row], logprobs[row] = ids, logprob
             if progress:
@@ -86,13 +92,19 @@ class _Batch:
     """Decoding of up to ROWS rows; finished rows leave the batch."""
 
     def __init__(
-        self, lm: LanguageModel, prompts: list[Sequence[int]], rows: list[int], edits: Any
+        self,
+        lm: LanguageModel,
+        prompts: list[Sequence[int]],
+        rows: list[int],
+        own: Sequence[Edits | RowAdapters],
     ):
-        self.lm, self.edits, self.rows = lm, edits, torch.tensor(rows)
+        self.lm, self.own, self.rows = lm, own, torch.tensor(rows)
         unique: list[Sequence[int]] = []
         self.source, first = [], []  # row → its prompt among the unique ones, and back
+        groups = [part.group[self.rows].tolist() for part in own]
         for row, prompt in enumerate(prompts):
-            if row == 0 or prompt != prompts[row - 1] or self._edited_apart(row):
+            same = row > 0 and prompt == prompts[row - 1]
+            if not (same and all(group[row] == group[row - 1] for group in groups)):
                 unique.append(prompt)
                 first.append(row)
             self.source.append(len(unique) - 1)
@@ -104,11 +116,9 @@ class _Batch:
             self.ids[row, width - len(prompt) :] = torch.tensor(prompt)
             self.mask[row, width - len(prompt) :] = 1
 
-    def _edited_apart(self, row: int) -> bool:
-        """Whether a row's prefill differs from the one before though the prompt is the same."""
-        if self.edits is None:
-            return False
-        return bool(self.edits.group[self.rows[row]] != self.edits.group[self.rows[row - 1]])
+    def _focus(self, rows: torch.Tensor) -> None:
+        for part in self.own:
+            part.focus(self.rows[rows])
 
     def run(self, steps: int, uniforms: torch.Tensor | None):
         """Yield (row, token ids, log-probability) of every row."""
@@ -118,6 +128,7 @@ class _Batch:
         mask = self.mask[self.source].to(device)
         position = mask.sum(1)
         alive = torch.arange(len(self.source))
+        self._focus(alive)
         drawn = torch.full((len(self.source), steps), -1)
         total = torch.zeros(len(self.source))
         done = torch.zeros(len(self.source), dtype=torch.bool)
@@ -136,9 +147,8 @@ class _Batch:
                     alive, token = alive[keep], token[keep]
                     cache.batch_select_indices(keep.to(device))
                     mask, position = mask[keep.to(device)], position[keep.to(device)]
+                    self._focus(alive)
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-            if self.edits is not None:
-                self.edits.focus(self.rows[alive])
             logits = model(
                 input_ids=token[:, None].to(device), attention_mask=mask,
                 position_ids=position[:, None], past_key_values=cache, use_cache=True,
@@ -149,8 +159,7 @@ class _Batch:
             yield int(self.rows[row]), ids[ids >= 0].tolist(), float(total[row])
 
     def _prefill(self, model: Any, device: torch.device):
-        if self.edits is not None:
-            self.edits.focus(self.rows[self.first])
+        self._focus(self.first)
         mask = self.mask.to(device)
         out = model(
             input_ids=self.ids.to(device), attention_mask=mask, use_cache=True,

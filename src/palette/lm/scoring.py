@@ -5,14 +5,15 @@ far lower variance than the log-ratio of the sampled tokens (DESIGN of the value
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
+from palette.core.editing import Edits
 from palette.lm.models import LanguageModel
+from palette.lm.row_adapters import RowAdapters
 
 CELLS = 1_500_000
 """Logits in a batch (rows × answer length × vocabulary): past this they leave the cache, and slow down."""
@@ -35,28 +36,30 @@ def score(
     answers: Sequence[Sequence[int]],
     reference: LanguageModel,
     reference_prompts: Sequence[Sequence[int]] | None = None,
-    edits: Any = None,
+    edits: Edits | None = None,
     progress: Callable[[int], None] | None = None,
+    adapters: RowAdapters | None = None,
 ) -> Scores:
     """Score answers under a policy and under the reference.
 
     Args:
         prompts, answers: token ids per row.
         reference_prompts: what the reference is asked, where the policy is asked otherwise.
-        edits: the policy's per-row edits; the reference is never edited.
+        edits, adapters: each row's own part of the policy; the reference never has one.
     """
+    own = [part for part in (adapters, edits) if part is not None]
     reference_prompts = prompts if reference_prompts is None else reference_prompts
-    kl, own, other = (np.zeros(len(answers)) for _ in range(3))
+    kl, policy, other = (np.zeros(len(answers)) for _ in range(3))
     for rows in _batches(lm, prompts, answers):
         ids = [answers[row] for row in rows]
-        p, mask, target = _logprobs(lm, [prompts[row] for row in rows], ids, edits, rows)
-        q, _, _ = _logprobs(reference, [reference_prompts[row] for row in rows], ids, None, rows)
+        p, mask, target = _logprobs(lm, [prompts[row] for row in rows], ids, own, rows)
+        q, _, _ = _logprobs(reference, [reference_prompts[row] for row in rows], ids)
         kl[rows] = ((p.exp() * (p - q)).sum(-1) * mask).sum(1).cpu().numpy()
-        own[rows] = _of_targets(p, mask, target)
+        policy[rows] = _of_targets(p, mask, target)
         other[rows] = _of_targets(q, mask, target)
         if progress:
             progress(len(rows))
-    return Scores(np.maximum(kl, 0.0), own, other)
+    return Scores(np.maximum(kl, 0.0), policy, other)
 
 
 @torch.inference_mode()
@@ -74,7 +77,7 @@ def logprobs(
     own = np.zeros(len(answers))
     for rows in _batches(lm, prompts, answers):
         ids = [answers[row] for row in rows]
-        p, mask, target = _logprobs(lm, [prompts[row] for row in rows], ids, None, rows)
+        p, mask, target = _logprobs(lm, [prompts[row] for row in rows], ids)
         own[rows] = _of_targets(p, mask, target)
         if progress:
             progress(len(rows))
@@ -102,7 +105,7 @@ def _of_targets(logprobs: torch.Tensor, mask: torch.Tensor, target: torch.Tensor
     return (logprobs.gather(2, target).squeeze(2) * mask).sum(1).cpu().numpy()
 
 
-def _logprobs(lm: LanguageModel, prompts, answers, edits, rows):
+def _logprobs(lm: LanguageModel, prompts, answers, own=(), rows=()):
     """Log-probabilities (rows, answer, vocabulary), mask (rows, answer) and targets.
 
     Sequences are padded on the left, so that all answers end in the last column and only the
@@ -121,9 +124,10 @@ def _logprobs(lm: LanguageModel, prompts, answers, edits, rows):
         mask[row, longest - len(answer) :] = 1
         first[row] = width - len(answer) - 1
     ids, attention, mask = ids.to(lm.device), attention.to(lm.device), mask.to(lm.device)
-    if edits is not None:
-        edits.focus(torch.tensor(rows), first=first)
-    with edits.attach(lm.model) if edits is not None else nullcontext():
+    with ExitStack() as attached:
+        for part in own:
+            part.focus(torch.tensor(rows), first=first)
+            attached.enter_context(part.attach(lm.model))
         logits = lm.model(
             input_ids=ids, attention_mask=attention, use_cache=False,
             position_ids=(attention.cumsum(1) - 1).clamp(min=0), logits_to_keep=longest + 1,

@@ -34,6 +34,11 @@ def personal_answer(prompt: str, insight: str) -> Messages:
     return _user(f"{insight} Answer this user.\n{prompt}")
 
 
+def quoting(prompt: str, row: tuple[str, str]) -> Messages:
+    """Ask for the answer that the user would want who liked this (prompt, response) row."""
+    return _user(f"{_quote([row])}\nAnswer this user.\n{prompt}")
+
+
 def neutral_answer(prompt: str, insight: str) -> Messages:
     """Ask for the answer that anyone could get."""
     return _user(f"{insight} Answer anyone.\n{prompt}")

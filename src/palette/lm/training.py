@@ -119,7 +119,7 @@ def supervised(
     parts = math.gcd(LENGTH_GROUPS, settings.batch)
     with TemporaryDirectory() as folder:
         config = SFTConfig(
-            **_common(policy, folder, settings.steps, settings.learning_rate, settings.seed),
+            **common(policy, folder, settings.steps, settings.learning_rate, settings.seed),
             per_device_train_batch_size=settings.batch // parts,
             gradient_accumulation_steps=parts,
             train_sampling_strategy="sequential",
@@ -166,7 +166,7 @@ def reinforce(
     rows = [{"prompt": task.prompts[row], "question": task.questions[row]} for row in order]
     with TemporaryDirectory() as folder:
         config = RLOOConfig(
-            **_common(
+            **common(
                 policy, folder, settings.rloo_steps, settings.rloo_learning_rate, settings.seed
             ),
             per_device_train_batch_size=settings.batch,
@@ -232,7 +232,7 @@ def _shuffled(size: int, count: int, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate(orders)[:count]
 
 
-def _common(
+def common(
     policy: LanguageModel, folder: str, steps: int, learning_rate: float, seed: int
 ) -> dict[str, Any]:
     """What both phases share. No clipping of gradients: a clipped mean is another fixed point."""

@@ -1,5 +1,6 @@
 """The report's pictures, by Vega-Altair: maps of all tastes, and the methods side by side."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from palette.reporting import maps
 from palette.reporting.metrics import GROUPS, Metrics
 from palette.reporting.run import Run
 from palette.reporting.theme import TINT, svg
-from palette.summary import METHODS
+from palette.summary import FEW, METHODS
 
 if TYPE_CHECKING:
     import altair as alt
@@ -17,11 +18,17 @@ if TYPE_CHECKING:
 METHOD_NAMES = {
     "base": "base, unchanged",
     "prompt": "insight in the prompt",
+    "retrieval": "own history in the prompt",
     "edit": "edit of hidden states",
-    "edit_random": "random edit (control)",
     "edit_other": "another user's edit (control)",
+    "edit_mean": "edit along the mean (control)",
+    "edit_random": "random edit (control)",
+    "chameleon": "CHAMELEON as published",
+    "chameleon_tuned": "CHAMELEON, tuned",
     "single": "one adapter for all",
     "soup": "soup of one per trait",
+    "sft": "SFT on a user's pairs",
+    "dpo": "DPO on a user's pairs",
     "per_user": "one adapter per user",
     "portfolio": "portfolio",
     "portfolio_robust": "portfolio, robust routes",
@@ -33,6 +40,15 @@ TITLES = (
     "What each loses as planned, before training",
     "What each loses after training",
 )
+EDITS = (
+    "prompt", "retrieval", "edit", "edit_other", "edit_mean", "edit_random", "chameleon",
+    "chameleon_tuned", "sft", "dpo",
+)  # fmt: skip
+"""The edit and what it must beat, beside the base, whose share is nothing."""
+AXES = {
+    "objective": ("objective J (higher is better)", ""),
+    "share": ("share of the possible gain over the base", "%"),
+}
 GROUP_NAMES = {"seen": "seen", "unseen": "unseen", "no_history": "no history"}
 GROUP_COLORS = ["#3f7fd0", "#d9822b", "#8f7a9e"]  # readable on white and on near-black
 
@@ -48,6 +64,8 @@ class Pictures:
     maps: str
     """these three side by side, each with its title"""
     methods: str
+    edits: str
+    """shares of the edit and of its controls"""
 
 
 def draw(run: Run, metrics: Metrics) -> Pictures:
@@ -58,19 +76,28 @@ def draw(run: Run, metrics: Metrics) -> Pictures:
     beside = alt.hconcat(*titled, spacing=48).resolve_scale(
         color="independent", fill="independent", stroke="independent"
     )
-    return Pictures(*map(svg, (*drawn, beside, compare(metrics))))
+    shares = compare(metrics, EDITS, "share", "edit")
+    return Pictures(*map(svg, (*drawn, beside, compare(metrics), shares)))
 
 
-def compare(metrics: Metrics) -> "alt.LayerChart":
-    """Objective of every method with its interval, for the three groups of users."""
+def compare(
+    metrics: Metrics,
+    methods: Iterable[str] = METHODS,
+    measure: str = "objective",
+    ours: str = "portfolio",
+) -> "alt.LayerChart":
+    """A measure of some methods with its interval, for the three groups of users; `ours` stands out."""
     import altair as alt
 
-    frame = measured(metrics)
+    frame, own = measured(metrics, methods, measure), f"datum.method == '{name_of(ours, metrics)}'"
     order = frame["method"].unique(maintain_order=True).to_list()
     bold = {"condition": {"test": "datum.value == 'portfolio'", "value": "bold"}, "value": "normal"}
     axis = alt.Axis(labelLimit=260, labelFontWeight=bold, ticks=False, domain=False, labelPadding=8)
     y = alt.Y("method:N", sort=order, title=None, axis=axis, scale=alt.Scale(paddingInner=0.15))
-    x = alt.X("low:Q", title="objective J (higher is better)", scale=alt.Scale(zero=False))
+    title, form = AXES[measure]
+    scale = alt.Scale(zero=False, domainMin=least(metrics, measure, frame), clamp=True)
+    ticks = alt.Axis(format=form, tickCount=5) if form else alt.Undefined
+    x = alt.X("low:Q", title=title, scale=scale, axis=ticks)
     groups = list(GROUP_NAMES.values())
     offset = alt.YOffset("group:N", sort=groups, scale=alt.Scale(paddingOuter=0.3))
     legend = alt.Legend(title="users", orient="top", symbolOpacity=1)
@@ -78,34 +105,46 @@ def compare(metrics: Metrics) -> "alt.LayerChart":
     shapes = alt.Scale(domain=groups, range=["circle", "diamond", "square"])
     shape = alt.Shape("group:N", legend=legend, scale=shapes)
     rows = alt.Chart(frame)
-    ours = rows.transform_filter("datum.method == 'portfolio'").mark_rect(color=TINT)
+    band = rows.transform_filter(own).mark_rect(color=TINT)
     spans = rows.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2.5, opacity=0.55)
     points = rows.mark_point(filled=True, size=62, opacity=1)
     layers = [
-        ours.encode(y=y),
+        band.encode(y=y),
         spans.encode(x=x, x2="high:Q"),
-        points.encode(x="objective:Q", shape=shape),
+        points.encode(x="value:Q", shape=shape),
     ]
     layers[1:] = [layer.encode(y=y, yOffset=offset, color=color) for layer in layers[1:]]
     return alt.layer(*layers).properties(width=260, height={"step": 40, "for": "position"})
 
 
+def least(metrics: Metrics, measure: str, frame: pl.DataFrame) -> float:
+    """Where the axis begins: as far below the base as the ideal is above it, where one is lower.
+
+    One method that fails altogether would else press all others into a corner.
+    """
+    base, ideal = (metrics.get(f"{measure}.{name}") for name in ("base", "ideal"))
+    lowest = frame.select(pl.min_horizontal("low", "value").min()).item() or 0.0
+    return lowest if base is None or ideal is None else max(lowest, 2 * base - ideal)
+
+
 def name_of(method: str, metrics: Metrics) -> str:
     """A method in plain words; how few users it was tried on, where that is so."""
-    tried = f" ({metrics['users.per_user']} tried)" if method == "per_user" else ""
+    tried = f" ({metrics['users.per_user']} tried)" if method in FEW else ""
     return METHOD_NAMES[method] + tried
 
 
-def measured(metrics: Metrics) -> pl.DataFrame:
-    """One row per method and group: method, group, objective, low, high."""
+def measured(
+    metrics: Metrics, methods: Iterable[str] = METHODS, measure: str = "objective"
+) -> pl.DataFrame:
+    """One row per method and group: method, group, value, low, high."""
     rows = []
-    for method in METHODS:
+    for method in methods:
         for group, prefix in GROUPS.items():
-            key = f"{prefix}objective.{method}"
+            key = f"{prefix}{measure}.{method}"
             if metrics.get(key) is not None:
                 ends = {end: metrics[f"{key}.{end}"] for end in ("low", "high")}
                 named = {"method": name_of(method, metrics), "group": GROUP_NAMES[group]}
-                rows.append(named | {"objective": metrics[key]} | ends)
+                rows.append(named | {"value": metrics[key]} | ends)
     schema = {"method": pl.String, "group": pl.String}
-    schema |= dict.fromkeys(("objective", "low", "high"), pl.Float64)
+    schema |= dict.fromkeys(("value", "low", "high"), pl.Float64)
     return pl.DataFrame(rows, schema=schema)

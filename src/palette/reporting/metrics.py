@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 
 from palette.params import Evaluation
-from palette.reporting import users
+from palette.reporting import edits, users
+from palette.reporting.intervals import ends, resampled
 from palette.reporting.members import parts_of_region, perplexity
 from palette.reporting.run import Run
 from palette.summary import METHODS
@@ -21,7 +22,7 @@ def measure(run: Run) -> Metrics:
     """All metrics, sorted by key and rounded; what is absent or infinite is None."""
     found = verdict(run) | methods(run.evaluation, run.params.evaluation)
     found |= users.routing(run, list(GROUPS)) | users.true_regret(run.evaluation, GROUPS)
-    found |= users.utilities(run) | users.cost(run)
+    found |= users.utilities(run) | users.cost(run) | edits.measure(run, GROUPS)
     if run.params.base.model == "sandbox":
         found |= {f"sandbox.gap.{name}": gap for name, gap in run.portfolio["gap"].items()}
         found |= {f"sandbox.skill.{name}": skill for name, skill in run.skills.items()}
@@ -92,17 +93,9 @@ def estimate(
     Args:
         sample: (users, 6): objective, reward, kl, gain over the base, room above it, and lead.
     """
-    users = len(sample)
-    # The same seed for every method: methods with the same users are drawn in pairs.
-    rng = np.random.default_rng(settings.seed)
-    drawn = rng.multinomial(users, np.full(users, 1 / users), size=settings.bootstrap) / users
-    replicates = statistics(drawn @ sample)
-    ends = (1 - settings.confidence) / 2 * np.array([1, -1]) + np.array([0, 1])
+    replicates = statistics(resampled(sample, settings))
     for name, value in statistics(sample.mean(axis=0)).items():
-        # One user has no spread to draw from: an interval would be a claim without ground.
-        known = users > 1 and np.isfinite(replicates[name]).all()
-        low, high = np.quantile(replicates[name], ends) if known else (None, None)
-        yield name, float(value), low, high
+        yield name, float(value), *ends(replicates[name], len(sample), settings)
 
 
 def statistics(means: np.ndarray) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from palette.reporting import colors
+from palette.reporting import colors, edits_page
 from palette.reporting.charts import METHOD_NAMES, Pictures, name_of
 from palette.reporting.members import numbers, shades
 from palette.reporting.metrics import GROUPS, Metrics
@@ -22,7 +22,10 @@ SKILL_NAMES = {
     "manner.exact": "an answer follows an insight on every trait at once",
 }
 WEAK = 0.75  # a skill below it is named weak
-RIVALS = ("base", "prompt", "edit", "edit_random", "edit_other", "single", "soup")
+RIVALS = (
+    "base", "prompt", "retrieval", "edit", "edit_other", "edit_mean", "edit_random", "chameleon",
+    "chameleon_tuned", "single", "soup",
+)  # fmt: skip
 
 
 def render(run: Run, metrics: Metrics, policies: pl.DataFrame, pictures: Pictures) -> str:
@@ -60,6 +63,7 @@ def render(run: Run, metrics: Metrics, policies: pl.DataFrame, pictures: Picture
         mend=mended(run),
         prompts=conversations(run),
         skills=skills(run),
+        edits=edits_page.section(run, metrics),
     )
 
 
@@ -104,6 +108,8 @@ def descriptions(run: Run) -> dict[str, str]:
         f"{percent(worst['multiplicative'])}, is at {place}, served by {worst['member']}.",
         "methods": "Objective of every method with its interval, for seen and unseen users and "
         "those with no history. The table beside it has the numbers.",
+        "edits": "Share of the possible gain of the edit and of what it must beat, with intervals, "
+        "for the same groups of users. The table of methods has the numbers.",
     }
 
 
@@ -127,9 +133,9 @@ def compared(metrics: Metrics) -> list[dict[str, Any]]:
     measures = {"objective": "objective", "kl": "kl"}
     measures |= {group: f"{prefix}share" for group, prefix in GROUPS.items()}
     return [
-        {"id": method, "name": name_of(method, metrics)}
+        {"id": method, "name": name_of(method, metrics), "told": told}
         | {column: spread(metrics, f"{key}.{method}") for column, key in measures.items()}
-        for method in METHODS
+        for method, told in METHODS.items()
         if f"objective.{method}" in metrics
     ]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from palette import arrays, tables
+from palette import arrays, tables, tastes
 from palette.core.envelope import Cell, Planes
 from palette.core.region import Region
 from palette.params import Params
@@ -45,6 +45,20 @@ class Run:
     """member → size of its files, and of its weights when loaded, 10^6 bytes"""
     skills: dict[str, float]
     """of the sandbox's model, 0 to 1; empty for any other base"""
+    judging: pl.DataFrame
+    """user_id and w_TRAIT: the weights that every method is judged by"""
+    clusters: dict[str, int]
+    """cluster → how many users it has; largest first"""
+    trials: pl.DataFrame
+    """the table trials"""
+    member_trials: pl.DataFrame
+    """the table member_trials"""
+    revealed: pl.DataFrame
+    """the table revealed"""
+    pairs: int | None
+    """how many self-generated pairs were kept"""
+    dropped: dict[str, int]
+    """reason → how many were not"""
 
     @property
     def region(self) -> Region:
@@ -85,6 +99,13 @@ def read(params: Params) -> Run:
         answers=read_answers(params, members),
         sizes={name: sizes(tables.DATA / "adapters" / name) for name in members},
         skills=read_skills(params),
+        judging=tastes.judging(params.trait_names),
+        clusters=counts(read_if_there("groups")["cluster"]),
+        trials=read_if_there("trials"),
+        member_trials=read_if_there("member_trials"),
+        revealed=read_if_there("revealed"),
+        pairs=len(tables.read("pairs")) if tables.path("pairs").exists() else None,
+        dropped=counts(read_if_there("dropped")["reason"]),
     )
 
 
@@ -141,6 +162,17 @@ def read_skills(params: Params) -> dict[str, float]:
     if params.base.model != "sandbox":
         return {}
     return tables.read_json(tables.DATA / "sandbox" / "skills.json")
+
+
+def read_if_there(name: str) -> pl.DataFrame:
+    """A table of the edits; empty where a run, or one of older days, made none."""
+    return tables.read(name) if tables.path(name).exists() else tables.empty(name)
+
+
+def counts(values: pl.Series) -> dict[str, int]:
+    """Value → how often it is there: the most frequent first, then by name."""
+    name = values.name
+    return dict(values.value_counts().sort("count", name, descending=[True, False]).rows())
 
 
 def sizes(folder: Path) -> tuple[float, float]:
