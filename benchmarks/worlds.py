@@ -48,7 +48,8 @@ def sandbox(d: int, seed: int) -> Setting:
 def personal(seed: int, users: int, folder: Path) -> Params:
     """Everything that edits are made of, by the real stages, in `folder`; its params.
 
-    The base of the same seed is taken from `sandbox`, where that has made one.
+    The base of the same seed is taken from `sandbox`, where that has made one. Tables that other
+    params made are made anew.
     """
     folder.mkdir(parents=True, exist_ok=True)
     params = Params.model_validate({
@@ -56,13 +57,18 @@ def personal(seed: int, users: int, folder: Path) -> Params:
         "rollouts": {"samples": {"train": 40, "select": 2, "certify": 2, "test": SAMPLES}},
         "traits": {name: TRAITS[name] for name in ("brevity", "humor", "safety")},
         "objective": {"beta": BETA},
-        "baselines": {"per_user": 6, "samples": 2},
+        "baselines": {"per_user": 4, "samples": 2},
     })  # fmt: skip
     made = (SCRATCH / f"seed{seed}" / tables.DATA / "base").resolve()
     with contextlib.chdir(folder):
-        Path("params.yaml").write_text(yaml.safe_dump(params.model_dump(), sort_keys=False))
+        told, settings = Path("params.yaml"), yaml.safe_dump(params.model_dump(), sort_keys=False)
+        if tables.DATA.exists() and (not told.exists() or told.read_text() != settings):
+            shutil.rmtree(tables.DATA)
+        told.write_text(settings)
         if not (tables.DATA / "base").exists() and made.exists():
-            shutil.copytree(made, tables.DATA / "base")
+            shutil.copytree(made, "base.part", dirs_exist_ok=True)
+            tables.DATA.mkdir(exist_ok=True)
+            Path("base.part").rename(tables.DATA / "base")
         for name, table in {
             "base": None, "prompts": "prompts", "users": "users", "insights": "insights",
             "rollouts": "rollouts", "preferences": "weights",
@@ -74,6 +80,11 @@ def personal(seed: int, users: int, folder: Path) -> Params:
             if not tables.path("rewards", trait).exists():
                 _stage("rewards", trait)
     return params
+
+
+def stored_at(params: Params, store: Path) -> Params:
+    runtime = params.runtime.model_copy(update={"store": str(store)})
+    return params.model_copy(update={"runtime": runtime})
 
 
 def _params(seed: int) -> Params:

@@ -14,7 +14,10 @@ from palette.policies import Policy
 
 SETTINGS = Adapters(rank=2, learning_rate=0.02)
 PAIRS = [("How is it?", "haha it is", "it is"), ("What is it?", "haha", "a thing")]
-TEXTS = {"select": ["What now?", "Why so?"], "test": ["How is it?", "Who is it?"]}
+TEXTS = {
+    "train": ["Where to?", "Is it so?", "And then?"], "select": ["What now?", "Why so?"],
+    "test": ["How is it?", "Who is it?"],
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -56,12 +59,14 @@ def write_histories(rows: list[tuple[str, str, str, float | None]]) -> None:
     ], infer_schema_length=None))  # fmt: skip
 
 
-def asked() -> pl.DataFrame:
-    return tables.read("prompts").filter(split="test")
+def quoted(params: Params) -> dict[str, dict[str, tuple[str, str]]]:
+    """What is quoted for whom before the test questions."""
+    prompts = tables.read("prompts")
+    return baselines.nearest(params, prompts.filter(split="test"), prompts.filter(split="train"))
 
 
 def test_the_liked_row_with_the_most_alike_question_is_quoted(params):
-    quotes = baselines.nearest(params, asked())
+    quotes = quoted(params)
     assert quotes["ann"]["How is it?"] == ("How is it?", "b")
     assert set(quotes["ann"]) == set(TEXTS["test"])
     assert all(response != "no" for _, response in quotes["ann"].values())  # it was disliked
@@ -72,26 +77,36 @@ def test_the_liked_row_with_the_most_alike_question_is_quoted(params):
 
 def test_of_equal_questions_the_earlier_row_is_quoted(params):
     write_histories([("ann", "How is it?", text, None) for text in ("first", "second")])
-    quoted = baselines.nearest(params, asked())["ann"]
-    assert {response for _, response in quoted.values()} == {"first"}
+    found = quoted(params)["ann"]
+    assert {response for _, response in found.values()} == {"first"}
 
 
-def test_who_else_has_a_history_changes_little_of_what_is_quoted(params):
-    write_histories([("ann", "How is it?", "b", None), ("ann", "zzz", "a", None)])
-    before = baselines.nearest(params, asked())["ann"]
-    write_histories([("ann", "How is it?", "b", None), ("ann", "zzz", "a", None),
-                     ("eve", "zzz", "e", None)])  # fmt: skip
-    both = baselines.nearest(params, asked())
-    assert both["ann"]["How is it?"] == before["How is it?"] == ("How is it?", "b")
-    assert {response for _, response in both["eve"].values()} == {"e"}
+def test_who_else_has_a_history_changes_nothing_of_what_is_quoted(params):
+    letters = np.random.default_rng(0).choice(list("How is t?zqXY"), (40, 12))
+    own = [("ann", "".join(text), "".join(text), None) for text in letters]
+    write_histories(own)
+    alone = quoted(params)
+    for said in ("x", "zzzzzzzz"):  # such questions are the mean of all questions, were it taken
+        write_histories([*own, *(("eve", f"{said}{i}", "e", None) for i in range(20))])
+        found = quoted(params)
+        assert found["ann"] == alone["ann"] and set(found) == {"ann", "eve"}
 
 
 def test_rows_that_do_not_fit_the_context_are_not_quoted(params):
     write_histories([("ann", "How is it?", "b" * 600, None), ("ann", "zzz", "short", None),
                      ("bob", "How is it?", "b" * 600, None)])  # fmt: skip
-    quotes = baselines.nearest(params, asked())
+    quotes = quoted(params)
     assert {response for _, response in quotes["ann"].values()} == {"short"}
     assert "bob" not in quotes
+
+
+def test_a_row_must_fit_before_the_question_of_most_tokens_not_of_most_letters(params):
+    lm, letters, tokens = tiny(), "w" * 9, "é" * 6  # the tiny model reads bytes
+    empty = len(templates.encode(lm.tokenizer, templates.quoting(tokens, ("how", ""))))
+    room = lm.context - params.rollouts.max_new_tokens - empty
+    write_histories([("ann", "how", "a" * room, None), ("bob", "how", "a" * (room + 1), None)])
+    asked = pl.DataFrame({"prompt_id": ["l", "t"], "prompt": [letters, tokens]})
+    assert set(baselines.nearest(params, asked, asked)) == {"ann"}
 
 
 def test_the_control_is_an_edit_of_another_group_drawn_by_name():
@@ -106,6 +121,17 @@ def test_the_control_is_an_edit_of_another_group_drawn_by_name():
     assert baselines.someone_else(edited, groups, seed=1) != other
     alone = dict.fromkeys(groups, "everyone")
     assert baselines.someone_else(edited, alone, seed=0) == edited
+
+
+def test_one_more_user_is_drawn_by_some_and_leaves_the_rest_as_they_were():
+    users = [f"u{i:02}" for i in range(40)]
+    edited = {user: Policy(edit=user) for user in [*users, "new"]}
+    groups = {user: user for user in edited}
+    few = {user: edited[user] for user in users}
+    before, after = (baselines.someone_else(own, groups, seed=0) for own in (few, edited))
+    moved = {user for user in users if after[user] != before[user]}
+    assert {after[user].edit for user in moved} == {"new"} and len(moved) < 5
+    assert len(set(before.values())) > 20
 
 
 @pytest.mark.parametrize("method", own_adapters.METHODS)
@@ -201,10 +227,10 @@ def test_policies_that_many_users_share_are_asked_more_often(params, monkeypatch
         return pl.DataFrame({"policy": [policy.name for policy in asked]})
 
     monkeypatch.setattr(shared.policies, "worth", remember)
-    users = [f"u{i}" for i in range(shared.MANY)]
+    prompts, users = pl.DataFrame(), [f"u{i}" for i in range(shared.MANY)]
     one, few = Policy(insight="one"), Policy(insight="few")
     chosen = {"a": dict.fromkeys(users, one), "b": dict.fromkeys(users[1:], few) | {"u0": one}}
-    found = shared.worth(params, chosen, asked(), {}, "words")
+    found = shared.worth(params, chosen, prompts, {}, "words")
     assert asked_of == {one: shared.TIMES, few: 1}
     assert sorted(found["policy"]) == sorted([one.name, few.name])
-    assert shared.worth(params, {"a": {}}, asked(), {}, "words").columns == ["policy"]
+    assert shared.worth(params, {"a": {}}, prompts, {}, "words").columns == ["policy"]

@@ -75,7 +75,9 @@ def test_show_tells_of_one_user(palette):
     status, out, _ = palette("show", "ann")
     assert status == 0
     assert "ann: seen, 3 history rows" in out
-    assert "member m1, edit group, regret 0.010, at worst 0.200 (uncertain)" in out
+    assert (
+        "member m1, edit group × 0.5 on layers all, regret 0.010, at worst 0.200 (uncertain)" in out
+    )
     assert "likes short answers" in out
     assert "neutral words" not in out
     assert "0.700" in out and "0.600 to 0.800" in out
@@ -90,8 +92,8 @@ def write_user():
     ann = {"user_id": ["ann"]}
     tables.write("users", pl.DataFrame(ann | {"cohort": "seen", "rows": 3, "public": True}))
     tables.write("routes", pl.DataFrame(ann | {
-        "member": "m1", "edit": "group", "regret": 0.01, "worst_regret": 0.2, "uncertain": True,
-        "moved": False, "robust": "m1",
+        "member": "m1", "edit": "group", "strength": 0.5, "layers": "all", "regret": 0.01,
+        "worst_regret": 0.2, "uncertain": True, "moved": False, "robust": "m1",
     }))  # fmt: skip
     tables.write("insights", pl.DataFrame({
         "user_id": ["ann", "ann"], "kind": ["personal", "neutral"],

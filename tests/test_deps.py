@@ -1,18 +1,30 @@
-"""DVC cannot see imports: every stage's first-party imports must be among its deps, and no others.
+"""DVC cannot see imports or reads: a stage's own of both must be among its deps, and no others.
 
 A missing one means that a change goes unnoticed, a needless one that stages run in vain.
 """
 
 import ast
+import json
+import shutil
 from functools import cache
 from pathlib import Path
 
+import polars as pl
 import pytest
+from reads import recorded
+from tiny_chain import PARAMS
 
+from palette import report, revealed, subspaces, tables
 from palette.params_file import load
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
+CALLED = {"tuning base": "tuning", "tuning members": "tuning_members"}
+"""stage of tests/tiny_chain.py → its name in dvc.yaml, where that is another"""
+UNREAD = {"check", "base"}
+"""They read nothing under data/, and are none of the tiny chain's."""
+ORDER = "data/check/params.json"
+"""Every stage waits for it, and none reads it: params.yaml is refused before anything is touched."""
 
 
 @cache
@@ -56,6 +68,7 @@ def stages() -> dict[str, dict]:
             stage.name: {
                 "module": stage.cmd.split(" -m ")[1].split()[0],
                 "deps": [ROOT / dep.def_path for dep in stage.deps if not hasattr(dep, "params")],
+                "outs": [out.def_path for out in stage.outs],
                 "params": [key for dep in stage.params for key in dep.params],
             }
             for stage in repo.index.stages
@@ -145,3 +158,73 @@ def test_stages_are_plain_python():
     for name, stage in stages().items():
         names = {n for file in closure(stage["module"]).values() for n in imports(file)}
         assert not {n.split(".")[0] for n in names} & {"prefect", "dvc", "flows"}, name
+
+
+@pytest.fixture(scope="module")
+def reads(built, tmp_path_factory) -> dict[str, set[str]]:
+    """Stage, by its name in dvc.yaml → files under data/ that it read, with any params.
+
+    Those of the tiny chain, and what its params and its world leave unread: texts of the method
+    `style-vector`, what is revealed of true weights; and the report.
+    """
+    found = {
+        CALLED.get(name, name): set(files)
+        for name, files in json.loads((built / "reads.json").read_text()).items()
+    }
+    folder = tmp_path_factory.mktemp("deps") / "chain"
+    shutil.copytree(built, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        tables.write_json(tables.DATA / "sandbox" / "skills.json", {})
+        with recorded() as files:
+            report.main(PARAMS)
+        found["report"] = files
+        style = PARAMS.subspaces.model_copy(update={"method": "style-vector"})
+        with recorded() as files:
+            subspaces.main(PARAMS.model_copy(update={"subspaces": style}))
+        found["subspaces"] |= files
+        weights = {f"w_{name}": pl.lit(1 / 3) for name in PARAMS.trait_names}
+        tables.write("hidden", tables.read("users").with_columns(taste=pl.lit("x"), **weights))
+        patch.setattr(revealed, "FOLDS", 2)
+        with recorded() as files:
+            assert len(revealed.compare(PARAMS))
+        found["evaluation"] |= files
+    return found
+
+
+def data_of(name: str, reads: dict[str, set[str]]) -> tuple[set[Path], set[Path]]:
+    """The files that a stage of dvc.yaml reads, without its own outputs; and its deps on data."""
+    stage = stages()[name]
+    outs = [Path(out) for out in stage["outs"]]
+    files = {Path(file) for file in reads[name.partition("@")[0]]}
+    deps = {dep.relative_to(ROOT) for dep in stage["deps"]} - {Path(ORDER)}
+    return (
+        {file for file in files if not any(covers(out, file) for out in outs)},
+        {dep for dep in deps if dep.parts[0] == "data"},
+    )
+
+
+def test_every_stage_has_its_reads_recorded(reads):
+    assert {name.partition("@")[0] for name in stages()} == set(reads) | UNREAD
+    silent = {name for name, files in reads.items() if not files}
+    assert silent == {"prompts", "users"}  # what they read is under inputs/
+    assert {"data/base/config.json", "data/subspaces/directions.safetensors"} <= reads["tuning"]
+
+
+@pytest.mark.parametrize("name", sorted(set(stages()) - UNREAD))
+def test_every_file_of_data_that_a_stage_reads_is_a_dep(name, reads):
+    files, deps = data_of(name, reads)
+    missing = sorted(str(file) for file in files if not any(covers(dep, file) for dep in deps))
+    assert not missing, f"add to deps of {name}: {missing}"
+
+
+@pytest.mark.parametrize("name", sorted(set(stages()) - UNREAD))
+def test_no_dep_on_data_that_is_not_read(name, reads):
+    files, deps = data_of(name, reads)
+    idle = sorted(str(dep) for dep in deps if not any(covers(dep, file) for file in files))
+    assert not idle, f"drop from deps of {name}: {idle}"
+
+
+def test_only_the_evaluation_knows_true_weights():
+    hidden = ROOT / "data/users/hidden.parquet"
+    assert [name for name, stage in stages().items() if hidden in stage["deps"]] == ["evaluation"]

@@ -215,7 +215,7 @@ def test_artifacts_that_are_missing_or_of_other_params_are_said_in_one_sentence(
 
 def test_what_nobody_knows_is_refused(write):
     book = write("gradient")
-    with pytest.raises(PaletteError, match="user 'zoe' is in no group"):
+    with pytest.raises(PaletteError, match="there is no user 'zoe'"):
         book.edit("zoe")
     with pytest.raises(ValueError, match="no method 'magic'"):
         book.edit("ann", "magic")

@@ -16,6 +16,7 @@ from palette.lm import activations
 
 TEXTS = ["Wipe it.", "Be careful, wear gloves for this.", "A funny hat helps, and a rag too."]
 WIDTH = 16
+COMMIT = "0a" * 20
 
 
 def save_encoder(folder) -> None:
@@ -73,23 +74,31 @@ def test_an_encoder_is_what_it_holds_wherever_it_lies(encoder, copied):
 def test_a_hub_id_is_fetched_without_anything_that_may_run_code(encoder, monkeypatch):
     asked = []
 
-    def fetched(name, ignore_patterns):
-        asked.append((name, ignore_patterns))
+    def fetched(name, revision, ignore_patterns):
+        asked.append((name, revision, ignore_patterns))
         return str(encoder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
-    assert embedding.find("someone/encoder") == embedding.find(str(encoder))
-    [(name, unread)] = asked
-    assert name == "someone/encoder" and {"*.bin", "*.pkl", "*.pt"} <= set(unread)
+    assert embedding.find(f"someone/encoder@{COMMIT}") == embedding.find(str(encoder))
+    [(name, revision, unread)] = asked
+    assert (name, revision) == ("someone/encoder", COMMIT)
+    assert {"*.bin", "*.pkl", "*.pt"} <= set(unread)
 
 
 def test_a_hub_id_that_cannot_be_fetched_is_named(monkeypatch):
-    def refused(name, ignore_patterns):
+    def refused(name, revision, ignore_patterns):
         raise OSError("no network\nat all")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refused)
-    with pytest.raises(PaletteError, match=r"'someone/encoder' .*\(no network\)"):
-        embedding.find("someone/encoder")
+    with pytest.raises(PaletteError, match=r"'someone/encoder@0a.*' .*\(no network\)"):
+        embedding.find(f"someone/encoder@{COMMIT}")
+
+
+@pytest.mark.parametrize("pin", ["", "@", "@main", "@v1.0", f"@{'0a' * 19}", f"@{'0A' * 20}"])
+def test_a_hub_id_that_no_commit_pins_is_refused_before_anything_is_fetched(pin, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
+    with pytest.raises(PaletteError, match=r"pin it to a commit, as someone/encoder@"):
+        embedding.find(f"someone/encoder{pin}")
 
 
 @pytest.mark.parametrize("name", ["bass", "./nowhere", "a/b/c", "/nowhere/at/all"])

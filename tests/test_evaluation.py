@@ -155,6 +155,12 @@ def test_users_without_true_weights_are_judged_by_their_estimates(chain):
         )
 
 
+def test_the_weights_that_judged_are_written_beside_every_row(worth):
+    for row in worth.iter_rows(named=True):
+        own = [row[f"w_{trait}"] for trait in PARAMS.trait_names]
+        assert own == pytest.approx(weights_of(row["user_id"]))
+
+
 def test_true_weights_judge_where_they_are_known(hidden):
     truth = {"user_id": "ann", "taste": "x", "w_brevity": 0.2, "w_humor": 0.5, "w_safety": 0.3}
     hidden(pl.DataFrame([truth, truth | {"user_id": "stranger"}]))
@@ -224,7 +230,7 @@ def test_the_tokens_of_a_members_text_are_counted_with_its_end(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     save(tiny(), tables.DATA / "base")  # a token for each character
     told = {"member": "m", "prompt_id": "p", "kl": 0.0, "logprob": -1.0, "logprob_base": -8.0}
-    texts = [("abc", "test"), ("abcd", "test"), ("", "test"), ("ab", "select")]
+    texts = [("abc", "test"), ("abcd", "test"), ("", "test"), ("<eos>", "test"), ("ab", "select")]
     tables.write("values", pl.DataFrame([
         told | {"sample": place, "response": text, "split": split, "reward_x": 0.0}
         for place, (text, split) in enumerate(texts)
@@ -234,8 +240,10 @@ def test_the_tokens_of_a_members_text_are_counted_with_its_end(tmp_path, monkeyp
         "runtime": {"device": "cpu"},
     })  # fmt: skip
     rows = side_effects.of_members(params)
-    assert rows.select("length", "cut").rows() == [(4, False), (4, True), (1, False)]
-    assert rows["logprob"].to_list() == [-8.0] * 3
+    assert rows.select("length", "cut").rows() == [
+        (4, False), (4, True), (1, False), (5, True),  # no end is spelt with characters
+    ]  # fmt: skip
+    assert rows["logprob"].to_list() == [-8.0] * 4
 
 
 def test_who_is_left_with_a_member_as_it_is_has_the_members_own_worth(chain):

@@ -12,7 +12,8 @@ from tiny_models import FAMILIES, HIDDEN, LAYERS, save, tiny
 
 from palette import edits as books
 from palette import tables
-from palette.commands.export import control_vector, export, require_plain_residual, write
+from palette.commands.export import export
+from palette.control_vectors import control_vector, require_plain_residual, write
 from palette.core.editing import Edit, Edits, find_layers
 from palette.errors import PaletteError
 
@@ -144,7 +145,28 @@ def test_a_user_whom_no_strength_helps_has_nothing_to_export(folder):
     assert not Path("bob.gguf").exists()
 
 
-def test_nothing_is_written_where_the_tuned_layers_cannot_be_exported(folder):
-    with pytest.raises(PaletteError, match="layer 0"):
+def test_where_the_first_layer_was_chosen_the_best_trial_without_it_is_exported(folder, capsys):
+    trials = tables.read("trials")
+    other = trials.filter(cluster="c2").with_columns(
+        pl.Series("layers", ["upper"]), pl.Series("strength", [0.25]),
+        pl.Series("objective", [-0.1]), chosen=pl.lit(False),
+    )  # fmt: skip
+    worse = other.with_columns(pl.Series("layers", ["last"]), pl.Series("objective", [-0.2]))
+    tables.write("trials", pl.concat([trials, worse, other]))
+    export(Path("cy.gguf"), "cy")
+    tensors = {tensor.name: tensor.data for tensor in GGUFReader("cy.gguf").tensors}
+    layers = range(LAYERS // 2, LAYERS)
+    assert list(tensors) == [f"direction.{layer}" for layer in layers]
+    for layer in layers:
+        assert np.array_equal(tensors[f"direction.{layer}"], 0.25 * DIRECTIONS[layer].numpy())
+    assert "nothing after layer 0" in capsys.readouterr().out
+
+
+def test_nothing_is_written_where_no_trial_leaves_the_first_layer_alone(folder):
+    tables.write("trials", tables.read("trials").with_columns(
+        layers=pl.when(cluster="c2").then(pl.lit("all")).otherwise("layers"),
+        strength=pl.when(cluster="c2").then(0.0).otherwise("strength"),
+    ))  # fmt: skip
+    with pytest.raises(PaletteError, match="nothing to export"):
         export(Path("cy.gguf"), "cy")
     assert not Path("cy.gguf").exists()

@@ -1,5 +1,6 @@
 """Policies: who shares one shares its answers, and its worth is what exact sums say."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_chain import PARAMS
 
-from palette import policies, tables
+from palette import policies, tables, traits
 from palette.core.editing import Edit, Edits
 from palette.lm.models import load_base, with_adapters
+from palette.params import Params, Trait
 from palette.policies import Policy
 
 BASE = Policy()
@@ -66,6 +68,26 @@ def worth(chosen, own=None, params=PARAMS, **more) -> pl.DataFrame:
     """The worth of policies on the test prompts."""
     prompts = tables.read("prompts").filter(split="test").sort("prompt_id")
     return policies.worth(params, chosen, prompts, own or edits(), "test", **more)
+
+
+def storing(name: str) -> Params:
+    """The chain's params with a store of its own."""
+    runtime = PARAMS.runtime.model_copy(update={"store": name})
+    return PARAMS.model_copy(update={"runtime": runtime})
+
+
+@pytest.fixture
+def measured(monkeypatch) -> list[int]:
+    """The rows of every batch that is answered."""
+    batches: list[int] = []
+    real = policies.generate
+
+    def generate(lm, prompts, *rest):
+        batches.append(len(prompts))
+        return real(lm, prompts, *rest)
+
+    monkeypatch.setattr(policies, "generate", generate)
+    return batches
 
 
 def of(frame: pl.DataFrame, policy: Policy) -> pl.DataFrame:
@@ -160,12 +182,19 @@ def test_a_quoted_row_is_read_before_the_question(small):
         "bob": {q: ("it", "wipe") for q in asked},
     }
     ann, bob = Policy(quoting="ann"), Policy(quoting="bob")
-    found = worth([BASE, ann, bob], quotes=rows)
+    found = worth([BASE, ann, bob], quotes=rows, key=("paired", 0))
     assert (of(found, ann)["kl"] > 0.001).all()
     assert not of(found, ann).drop("policy").equals(of(found, bob).drop("policy"))
     swapped = {"bob": rows["ann"]}
-    again = worth([bob], quotes=swapped)
+    again = worth([bob], quotes=swapped, key=("paired", 0))
     assert of(again, bob).drop("policy").equals(of(found, ann).drop("policy"))
+
+
+def test_each_policy_has_numbers_of_its_own_unless_they_are_named(small):
+    """Common luck would be common to all users, where no interval over users could see it."""
+    twin = Policy(edit="nothing")
+    alone = worth([BASE, twin], {"nothing": edits()["ann"] * 0})
+    assert not of(alone, BASE).drop("policy").equals(of(alone, twin).drop("policy"))
 
 
 def test_samples_and_random_numbers_are_those_asked_for(small):
@@ -177,21 +206,78 @@ def test_samples_and_random_numbers_are_those_asked_for(small):
     assert again.equals(worth([BASE], key=("tuning", 0)))
 
 
-def test_neither_company_nor_batches_change_a_worth(small, monkeypatch):
+def test_neither_company_nor_batches_nor_what_is_stored_change_a_bit(small, monkeypatch):
     chosen = [BASE, LONG, ANN, Policy(edit="bob"), Policy(MEMBER.adapters, "ann")]
-    together = worth(chosen)
+    together = worth(chosen, params=storing("together"))
     assert len(together) == 2 * len(chosen)
     assert worth([*chosen, *reversed(chosen)]).equals(together)
-    monkeypatch.setattr(policies, "TOGETHER", 1)
-    apart = worth(chosen)
-    for policy in chosen:
-        one, other = of(together, policy), of(apart, policy)
-        assert one["prompt_id"].to_list() == other["prompt_id"].to_list()
-        rewards_of = [f"reward_{trait}" for trait in PARAMS.trait_names]
-        for column in ("kl", "surprise", "broken", *rewards_of):
-            np.testing.assert_allclose(one[column], other[column], atol=1e-5)
+    with monkeypatch.context() as patch:
+        patch.setattr(policies, "TOGETHER", 1)
+        assert worth(chosen, params=storing("one-by-one")).equals(together)
+    growing = [worth(chosen[:count], params=storing("growing")) for count in range(1, 6)]
+    assert growing[-1].equals(together)
+    assert of(growing[0], BASE).equals(of(together, BASE))
     distinct = {tuple(of(together, policy)["kl"].round(4)) for policy in chosen}
     assert len(distinct) == len(chosen)
+
+
+def test_what_was_measured_once_is_not_measured_again(small, measured):
+    params = storing("once")
+    own, chosen = edits(), [ANN, LONG, MEMBER, Policy(edit="bob")]
+    first = worth(chosen, own, params)
+    assert len(measured) == 4
+    assert worth(chosen, edits(), params).equals(first)  # equal edits, of other objects
+    assert worth(chosen[1:3], params=params).equals(
+        first.filter(pl.col("policy").is_in([LONG.name, MEMBER.name]))
+    )
+    assert len(measured) == 4
+    worth([*chosen, Policy(insight="how mend")], own, params)
+    assert len(measured) == 5
+    worth([ANN, LONG, MEMBER, Policy(edit="bob")], own | {"ann": own["ann"] * 0.5}, params)
+    assert len(measured) == 6
+
+
+def test_whatever_a_worth_is_made_of_is_measured_anew(small, measured, tmp_path):
+    folder = tmp_path / "m"
+    shutil.copytree(MEMBER.adapters[0][0], folder)
+    quoting = Policy(((folder.as_posix(), 1.0),), quoting="ann")
+    asked = tables.read("prompts").filter(split="test")["prompt_id"]
+    rows = {"ann": dict.fromkeys(asked, ("how it", "haha"))}
+    params = storing("anew")
+    usual = {"quotes": rows, "params": params}
+    worth([quoting], **usual)
+    scaled = params.traits | {"brevity": Trait(kind="brevity", best=0, worst=3)}
+    short = params.rollouts.model_copy(update={"max_new_tokens": 2})
+    others = [
+        {"quotes": {"ann": dict.fromkeys(asked, ("how it", "wipe"))}}, {"samples": 7},
+        {"key": ("tuning", 0)}, {"key": ("tuning", 1)},
+        {"params": params.model_copy(update={"traits": scaled})},
+        {"params": params.model_copy(update={"traits": dict(reversed(params.traits.items()))})},
+        {"params": params.model_copy(update={"rollouts": short})},
+    ]  # fmt: skip
+    for count, other in enumerate(others, 2):
+        for _ in range(2):
+            worth([quoting], **usual | other)
+            assert len(measured) == count, other
+    weaker = Policy(((folder.as_posix(), 0.5),), quoting="ann")
+    worth([weaker], **usual)
+    assert len(measured) == count + 1
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file({name: 2 * tensor for name, tensor in tensors.items()},
+              folder / "adapter_model.safetensors")  # fmt: skip
+    worth([quoting], **usual)
+    assert len(measured) == count + 2
+
+
+def test_a_trait_whose_code_was_changed_judges_anew(small, measured, tmp_path, monkeypatch):
+    monkeypatch.setattr(traits, "__path__", [*traits.__path__, tmp_path.as_posix()])
+    code = tmp_path / "of_the_test.py"
+    code.write_text("def reward(prompts, responses):\n    return [0.5] * len(responses)\n")
+    params = storing("code").model_copy(update={"traits": {"own": Trait(kind="of_the_test")}})
+    for text, count in (("", 1), ("", 1), ("# changed\n", 2)):
+        code.write_text(code.read_text() + text)
+        assert worth([BASE], params=params, samples=2)["reward_own"].to_list() == [0.5, 0.5]
+        assert len(measured) == count
 
 
 def test_an_adapter_or_an_edit_that_does_nothing_is_the_base(small, tmp_path):
@@ -203,7 +289,8 @@ def test_an_adapter_or_an_edit_that_does_nothing_is_the_base(small, tmp_path):
     save_file({name: 0 * tensor for name, tensor in tensors.items()},
               still / "adapter_model.safetensors")  # fmt: skip
     idle = [Policy(((still.as_posix(), 1.0),)), ANN, Policy(edit="bob")]
-    found = worth([BASE, *idle], {name: edit * 0 for name, edit in edits().items()})
+    nothing = {name: edit * 0 for name, edit in edits().items()}
+    found = worth([BASE, *idle], nothing, key=("paired", 0))
     for policy in idle:
         one, base = (of(found, each).drop("policy", "surprise") for each in (policy, BASE))
         assert one.equals(base)

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import get_args
 from xml.etree import ElementTree
 
 import numpy as np
@@ -13,7 +14,7 @@ from safetensors.numpy import save_file
 
 from palette import portfolio, report, tables, utilities
 from palette.core.envelope import Planes
-from palette.params import Evaluation, Params
+from palette.params import Evaluation, Params, Subspaces
 from palette.reporting import charts, colors, edits, edits_page, members, metrics, page, samples
 from palette.reporting.run import read
 from palette.reporting.theme import embedded
@@ -128,20 +129,12 @@ def write_users(params: Params, rng: np.random.Generator) -> None:
         numbers = {"objective": own, "reward": own + 0.1, "base": base, "ideal": worth + 0.05}
         columns = {name: pl.Series(values) for name, values in numbers.items()}
         columns |= {f"reward_{name}": pl.lit(0.5) for name in names}
+        columns |= {f"w_{name}": pl.Series(weights[:, i]) for i, name in enumerate(names)}
         broken = pl.lit(None if method == "ideal" else 0.25, pl.Float64)
         columns |= {"surprise": 3 * broken, "broken": broken}
         rows = frame.with_columns(method=pl.lit(method), kl=pl.lit(1.0), **columns)
         frames.append(rows.tail(1) if method in FEW else rows)
     tables.write("evaluation", pl.concat(frames))
-    write_hidden(dict(zip(users, weights, strict=True)), names)
-
-
-def write_hidden(weights: dict[str, np.ndarray], names: list[str]) -> None:
-    """True weights, by which all are judged."""
-    tables.write("hidden", pl.DataFrame([
-        {"user_id": user, "taste": "x"} | {f"w_{n}": w for n, w in zip(names, own, strict=True)}
-        for user, own in weights.items()
-    ]))  # fmt: skip
 
 
 def write_edits(params: Params) -> None:
@@ -167,6 +160,7 @@ def write_edits(params: Params) -> None:
     ]))  # fmt: skip
     said = {"prompt": EVIL, "personal": SECRET, "neutral": SECRET, "user_id": "user-1"}
     tables.write("pairs", pl.DataFrame([said | {"pair": pair} for pair in range(5)]))
+    tables.write_json(tables.DATA / "subspaces" / "layers.json", {"method": "gradient"})
     reasons = ["echo", "empty", "echo"]
     tables.write("dropped", pl.DataFrame([said | {"reason": reason} for reason in reasons]))
 
@@ -485,9 +479,12 @@ def test_a_run_without_a_bound_or_adapters_is_reported(world):
 
 def test_the_rival_is_the_best_replaceable_method(world):
     found = {"lead.soup": 0.01, "lead.soup.low": -0.1, "lead.soup.high": 0.1, "lead.base": 0.2}
-    found |= {"lead.base.low": 0.1, "lead.base.high": 0.3, "lead.ideal": -0.5}
+    found |= {"lead.base.low": 0.1, "lead.base.high": 0.3, "lead.ideal": -0.5, "users.seen": 10}
     rival = page.rival(found)
     assert rival["name"] == charts.METHOD_NAMES["soup"] and not rival["told_apart"]
+    sure = found | {"lead.soup.low": 0.005}
+    assert page.rival(sure)["told_apart"]
+    assert not page.rival(sure | {"users.seen": 9})["told_apart"]
     assert page.rival({}) is None
 
 
@@ -577,20 +574,19 @@ def test_side_effects_are_means_over_users_and_null_where_nothing_was_measured(w
 
 
 def test_what_nobody_cares_for_is_told_apart_by_the_judging_weights():
-    judging = pl.DataFrame({
-        "user_id": ["a", "b", "c"], "w_x": [0.9, 0.5, 0.05], "w_y": [0.1, 0.5, 0.95],
-    })  # fmt: skip
+    judging = {"a": (0.9, 0.1), "b": (0.5, 0.5), "c": (0.05, 0.95)}
     rewards = {"base": [(0.2, 0.3)] * 3, "edit": [(0.9, 0.1), (0.0, 0.0), (0.5, 0.9)]}
     rows = [
         {"method": method, "user_id": user, "reward_x": x, "reward_y": y}
+        | dict(zip(("w_x", "w_y"), judging[user], strict=True))
         for method, own in rewards.items()
         for user, (x, y) in zip("abc", own, strict=True)
     ]
-    found = edits.uncared(pl.DataFrame(rows), judging, ["x", "y"])
+    found = edits.uncared(pl.DataFrame(rows), ["x", "y"])
     assert found["uncared.edit"] == pytest.approx((-0.2 + 0.3) / 2)  # a's y and c's x; b has none
     assert found["uncared.base"] == 0
     alone = pl.DataFrame(rows).filter(user_id="b")
-    assert edits.uncared(alone, judging, ["x", "y"])["uncared.edit"] is None
+    assert edits.uncared(alone, ["x", "y"])["uncared.edit"] is None
 
 
 def test_the_page_shows_what_was_tuned_revealed_and_dropped(world):
@@ -601,29 +597,74 @@ def test_the_page_shows_what_was_tuned_revealed_and_dropped(world):
     assert found["revealed.history.humor"] == 0.875
     shown = edits_page.section(run, found)
     assert [(row["name"], row["users"]) for row in shown["clusters"]] == [("c0", 8), ("c1", 4)]
-    assert shown["clusters"][0]["choices"] == ["0.5, all layers", "no edit"]
+    assert shown["clusters"][0]["choices"] == ["0.5, all layers", "identity: the base"]
     assert shown["clusters"][1]["choices"] == ["1, last layer", "0.5, all layers"]
     assert [row["choice"] for row in shown["members"]] == ["0.5, all layers"]
     assert [row["name"] for row in shown["revealed"]] == list(edits_page.SOURCES.values())[1:3]
     text = page.render(run, found, members.table(run), charts.draw(run, found))
     for said in ("1, last layer", "0.88", "−0.25", "an answer only repeats the prompt: 2"):
         assert said in text
-
-
-def test_the_edits_verdict_names_controls_by_their_intervals():
-    found = {}
-    spans = {
-        "base": (0.01, 0.02),
-        "prompt": (-0.01, 0.02),
-        "dpo": (-0.3, -0.1),
-        "sft": (None, None),
+    idle = {row["control"]: row["idle"] for row in shown["over"] if row["idle"]}
+    assert idle == {
+        charts.METHOD_NAMES["edit_mean"]: "identity chosen in 1 of 2 clusters: the base there"
     }
-    for control, (low, high) in spans.items():
-        found |= {f"edit.over.{control}.low": low, f"edit.over.{control}.high": high}
-    said = edits_page.verdict(found, list(spans))
-    assert said["behind"] == [charts.METHOD_NAMES["base"]]
-    assert said["ahead"] == [charts.METHOD_NAMES["dpo"]]
-    assert said["even"] == [charts.METHOD_NAMES["prompt"], charts.METHOD_NAMES["sft"]]
+    assert "identity chosen in 1 of 2 clusters" in text
+
+
+@pytest.mark.parametrize("method, said", [
+    ("gradient", "weights estimated from"), ("style-vector", "what the user wrote and liked"),
+    ("contrast", "user&#39;s insight and under a neutral"), ("chameleon", "strengthened"),
+])  # fmt: skip
+def test_the_page_says_what_this_runs_edits_were_made_of(world, method, said):
+    file = tables.DATA / "subspaces" / "layers.json"
+    tables.write_json(file, {"method": method})
+    run = read(params_with(3))
+    found = metrics.measure(run)
+    text = page.render(run, found, members.table(run), charts.draw(run, found))
+    assert text.count(said) == 1
+    assert set(edits_page.DIRECTIONS) == set(get_args(Subspaces.model_fields["method"].annotation))
+
+
+def test_the_report_needs_no_true_weights_beside_what_the_evaluation_wrote(world):
+    assert not tables.path("hidden").exists()
+    found = metrics.measure(read(params_with(3)))
+    assert found["uncared.edit"] is not None
+
+
+def spans(prefix: str = "") -> dict[str, float | None]:
+    """Paired differences, and their intervals, as the metrics have them."""
+    ends = {
+        "base": (0.01, 0.02), "prompt": (-0.01, 0.02), "retrieval": (-0.3, -0.1),
+        "edit_mean": (None, None), "dpo": (0.3, 0.4),
+    }  # fmt: skip
+    return {
+        f"{prefix}edit.over.{control}{end}": value
+        for control, (low, high) in ends.items()
+        for end, value in (("", 0.1), (".low", low), (".high", high))
+    }
+
+
+def test_the_edits_verdict_names_controls_by_their_intervals_for_seen_and_unseen_users():
+    found = spans() | spans("unseen.") | {"users.seen": 12, "users.unseen": 10}
+    found["unseen.edit.over.prompt.low"] = 0.001
+    seen, unseen = edits_page.verdicts(found)
+    name = charts.METHOD_NAMES
+    assert (seen["who"], unseen["who"]) == ("seen users", "unseen users")
+    assert seen["behind"] == [name["base"]] and unseen["behind"] == [name["base"], name["prompt"]]
+    assert seen["ahead"] == unseen["ahead"] == [name["retrieval"]]
+    assert seen["even"] == [name["edit_mean"], name["prompt"]]  # and DPO, of a few users, nowhere
+
+
+def test_nine_users_are_too_few_for_words_and_intervals():
+    found = spans() | spans("unseen.") | {"users.seen": 10, "users.unseen": 9}
+    found |= {"users.no_history": 0, "users.per_user": 2}
+    seen, unseen = edits_page.verdicts(found)
+    assert seen["behind"] and unseen["behind"] is unseen["even"] is unseen["ahead"] is None
+    assert len(edits_page.verdicts(found | {"users.unseen": 0})) == 1
+    row = edits_page.beside("edit", "base", found)
+    assert (row["seen"], row["unseen"]) == ((0.1, 0.01, 0.02), (0.1, None, None))
+    assert row["no_history"] is None
+    assert edits_page.beside("edit", "dpo", found)["seen"] == (0.1, None, None)
 
 
 def test_a_run_without_edits_is_reported_without_their_section(world):

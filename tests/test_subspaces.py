@@ -8,10 +8,10 @@ import pytest
 import tiny_models
 import torch
 from safetensors.torch import load_file
-from tiny_models import CONTEXT, HIDDEN, LAYERS, tiny
+from tiny_models import CONTEXT, EOS, HIDDEN, LAYERS, tiny
 from torch.testing import assert_close
 
-from palette import edits, subspaces, tables
+from palette import edits, readings, subspaces, tables
 from palette.core import natural
 from palette.core.directions import contrast, contrast_svd, style_vector
 from palette.core.grouping import EVERYONE
@@ -289,6 +289,21 @@ def test_texts_longer_than_the_context_are_cut_not_refused(world):
     for method in ("contrast", "style-vector"):
         subspaces.main(params(method))
         assert found()["shift"].isfinite().all()
+
+
+def test_a_control_token_spelt_in_a_history_is_read_as_text(world):
+    """What ends an answer would else stand in its middle, or a turn that nobody took."""
+    rows = tables.read("histories").with_columns(response=pl.lit(f"so {EOS} careful"))
+    tables.write("histories", rows)
+    spelt = [token for part in ("so ", *EOS, " careful") for token in characters(part)]
+    asked = templates.encode(load_base("cpu").tokenizer, templates.question("How to 0?"))
+    read = readings.read_users(params("style-vector"))["gus"][readings.SIDES[0]]
+    expected = mlp_outputs(load_base("cpu"), [asked + spelt], [len(asked) - 1])
+    assert_close(read, expected, atol=1e-5, rtol=0)
+
+
+def characters(text: str) -> list[int]:
+    return load_base("cpu").tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def test_layers_json_says_how_the_groups_were_found(world):

@@ -17,6 +17,11 @@ TYPES = {
     pl.Boolean: "true or false", pl.List(pl.Int64): "list of whole numbers",
     pl.List(pl.Int32): "list of whole numbers",
 }  # fmt: skip
+NAMED = {
+    "provenance": "FILE", "files": "FILE", "clusters": "CLUSTER", "silhouettes": "NUMBER",
+    "layers": "GROUP", "ccs_loss": "GROUP",
+}  # fmt: skip
+"""path of a JSON object whose keys are no fields → what its keys are called"""
 JSON = ("check/params.json", "subspaces/layers.json", "plan/plan.json", "portfolio/portfolio.json")
 
 
@@ -49,26 +54,26 @@ def test_nothing_else_is_documented():
     assert set(sections()) == known | others
 
 
-def fields(content, groups=(), path="") -> set[str]:
+def fields(content, path="") -> set[str]:
     """Dotted paths of JSON, with every trait as TRAIT, group as GROUP and file as FILE."""
     if content == []:
         return {f"{path}[]"}
     if isinstance(content, list):
-        return set().union(*(fields(item, groups, f"{path}[]") for item in content))
+        return set().union(*(fields(item, f"{path}[]") for item in content))
     if not isinstance(content, dict):
         return {path}
     found = set()
     for key, value in content.items():
-        name = "TRAIT" if key in PARAMS.traits else "GROUP" if key in groups else key
-        name = "FILE" if path in ("provenance", "files") else name
-        found |= fields(value, groups, f"{path}.{name}".lstrip("."))
+        name = "TRAIT" if key in PARAMS.traits else key
+        name = NAMED.get(path, name)
+        found |= fields(value, f"{path}.{name}".lstrip("."))
     return found
 
 
 @pytest.mark.parametrize("file", JSON[1:])
 def test_every_field_that_a_stage_writes_is_documented_and_no_other(chain, file):
     content = tables.read_json(chain / "data" / file)
-    found, told = fields(content, content.get("groups", ())), set(sections()[file])
+    found, told = fields(content), set(sections()[file])
     empty = {path for path in found if path.endswith("[]")} - told  # lists that this run left empty
     within = {path for path in told if any(path.startswith(f"{e}.") for e in empty)}
     assert found - empty == told - within
@@ -89,16 +94,20 @@ def test_the_tensors_are_documented_as_they_are(chain):
     from safetensors.torch import load_file
 
     tensors = load_file(chain / "data/subspaces/directions.safetensors")
-    assert set(tensors) == set(sections()["subspaces/directions.safetensors"])
-    groups = tables.read_json(chain / "data/subspaces/layers.json")["groups"]
-    assert {tensor.shape[0] for tensor in tensors.values()} == {len(groups)}
+    told = sections()["subspaces/directions.safetensors"]
+    of_other_methods = {name for name, (_, said) in told.items() if ":" in said} - {
+        name for name, (_, said) in told.items() if said.startswith("gradient:")
+    }
+    assert set(tensors) == set(told) - of_other_methods
+    for name, tensor in tensors.items():
+        assert tensor.dim() == told[name][0].count(",") + 1
 
 
 def test_the_chain_writes_every_table_and_nothing_of_this_machine(chain):
     for name in tables.TABLES:
         for trait in PARAMS.trait_names if name == "rewards" else [None]:
             frame = tables.read(name, trait)
-            assert name in ("rejected", "hidden") or len(frame)
+            assert name in ("rejected", "dropped", "hidden", "revealed") or len(frame)
             assert tables.read(name, trait).schema == tables.empty(name, PARAMS.trait_names).schema
     for file in (chain / "data").rglob("*"):
         if file.is_file():

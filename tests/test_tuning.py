@@ -244,7 +244,8 @@ def test_members_are_tuned_for_the_seen_users_they_serve(folder, monkeypatch):
     units = tuning.members(FEW, Book())
     assert [(unit.member, unit.users) for unit in units] == [("fun", ["ann", "bob"]), ("none", [])]
     assert len(found.filter(member="fun")) == 5
-    assert tuning.chosen_for_members()["none"] == (0.0, "all")
+    kept = tables.read("member_trials").filter("chosen", member="none")
+    assert kept.select("strength", "layers").rows() == [(0.0, "all")]
     bare = found.filter(member="fun", strength=0.0).row(0, named=True)
     assert bare["kl"] > 0.01  # the identity is the member as it is
     assert found["chosen"].sum() == 2
@@ -261,7 +262,7 @@ def test_an_edit_on_a_member_goes_from_the_members_weights(folder):
 def test_a_portfolio_without_members_has_nothing_to_tune(folder, monkeypatch):
     write_members({})
     assert run(monkeypatch, "members").is_empty()
-    assert tuning.chosen_for_members() == {}
+    assert tables.read("member_trials").is_empty()
 
 
 def test_users_of_a_cluster_share_its_choice_each_with_an_edit_of_their_own():

@@ -4,6 +4,7 @@ Answers have at most three tokens, so what a policy is worth, and f*, are exact 
 the chain's estimates can be laid.
 """
 
+import json
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from reads import recorded
 from tokenizers import Tokenizer
 from tokenizers import models as vocabularies
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -81,7 +83,10 @@ def base() -> LanguageModel:
 
 
 def build(folder: Path) -> None:
-    """Run every stage's own `main` in a folder, from a base, a prompts file and histories."""
+    """Run every stage's own `main` in a folder, from a base, a prompts file and histories.
+
+    reads.json then has, for every stage, the files under data/ that it read.
+    """
     for name in ("prompts", "users"):
         (folder / "inputs" / name).mkdir(parents=True)
     rows = [f"{q},{q},{split}" for split, asked in QUESTIONS.items() for q in asked]
@@ -93,12 +98,17 @@ def build(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         tiny_models.save(base(), tables.DATA / "base")
+        found = {}
         for name in STAGES:
             module, *said = name.split()
             stage = import_module(f"palette.{module}")
-            for words in [[trait] for trait in PARAMS.trait_names] if name == "rewards" else [said]:
-                patch.setattr(sys, "argv", ["stage", *words])
-                stage.main(PARAMS)
+            calls = [[trait] for trait in PARAMS.trait_names] if name == "rewards" else [said]
+            with recorded() as files:
+                for words in calls:
+                    patch.setattr(sys, "argv", ["stage", *words])
+                    stage.main(PARAMS)
+            found[name] = sorted(files)
+        (folder / "reads.json").write_text(json.dumps(found))
 
 
 def world(split: str) -> World:

@@ -17,21 +17,20 @@ from palette.core.editing import Edit
 from palette.lm import templates
 from palette.lm.activations import embed
 from palette.lm.generation import row_uniforms
-from palette.lm.models import cached_base
+from palette.lm.models import LanguageModel, cached_base
 from palette.own_adapters import FOLDER
 from palette.params import Params
 from palette.policies import Policy, Quotes
 
 TENTHS = 10
 """The soup is mixed at each user's weights rounded to tenths, so that users can share one."""
-LIKED = 0.5
-"""A row rated below this was disliked: it is no example of what the user wants."""
 
 
 def main(params: Params) -> None:
-    prompts = tables.read("prompts").filter(pl.col("split") == "test")
+    known = tables.read("prompts")
+    prompts = known.filter(pl.col("split") == "test")
     users = tables.read("users")["user_id"].to_list()
-    quotes = nearest(params, prompts)
+    quotes = nearest(params, prompts, known.filter(pl.col("split") == "train"))
     edits, edited = editing(params, users)
     chosen = {
         "prompt": prompting(users),
@@ -56,45 +55,60 @@ def retrieving(users: list[str], quotes: Quotes) -> dict[str, Policy]:
     return {user: Policy(quoting=user if user in quotes else "") for user in users}
 
 
-def nearest(params: Params, prompts: pl.DataFrame) -> dict[str, dict[str, tuple[str, str]]]:
+def nearest(
+    params: Params, prompts: pl.DataFrame, shared_by_all: pl.DataFrame
+) -> dict[str, dict[str, tuple[str, str]]]:
     """User → prompt_id → the liked row of the user's history whose question is most alike.
 
-    Alike is the cosine between the base's embeddings of the two questions, less what all questions
-    have in common; of equal ones the earlier row. Rows that the model's context has no room for are
-    left out, and so are users who have no row.
+    Alike is the cosine between the base's embeddings of the two questions, less what questions have
+    in common; of equal ones the earlier row. Rows that the model's context has no room for are left
+    out, and so are users who have no row.
+
+    Args:
+        shared_by_all: prompts whose mean embedding is what questions have in common: no user's own.
     """
+    base = cached_base(params.runtime.device)
+    mean = embed(base, shared_by_all["prompt"].to_list()).double().mean(0).numpy()
+
+    def vectors(texts: list[str]) -> np.ndarray:
+        """(texts, hidden) of length one"""
+        centred = embed(base, texts).double().numpy() - mean
+        return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+
+    names, texts = prompts["prompt_id"].to_list(), prompts["prompt"].to_list()
+    asked, longest = vectors(texts), of_most_tokens(base, texts)
     rows = tables.read("histories").sort("user_id", "row")
-    rows = rows.filter(pl.col("rating").is_null() | (pl.col("rating") >= LIKED))
-    asked = prompts.select("prompt_id", "prompt").rows()
-    histories = {
-        user: fitting(params, own.select("prompt", "response").rows(), [text for _, text in asked])
-        for (user,), own in rows.group_by("user_id", maintain_order=True)
-    }
-    texts = sorted({*prompts["prompt"], *(text for own in histories.values() for text, _ in own)})
-    vectors = embed(cached_base(params.runtime.device), texts).double().numpy()
-    vectors -= vectors.mean(axis=0)
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    place = {text: row for row, text in enumerate(texts)}
+    rows = rows.filter(pl.col("rating").is_null() | (pl.col("rating") >= tastes.LIKED))
     found = {}
-    for user, own in histories.items():
-        if own:
-            known = vectors[[place[text] for text, _ in own]]
-            best = (vectors[[place[text] for _, text in asked]] @ known.T).argmax(axis=1)
-            found[user] = {name: own[row] for (name, _), row in zip(asked, best, strict=True)}
+    # One user at a time: what is quoted must not hang on who else is in the batch.
+    for (user,), own in rows.group_by("user_id", maintain_order=True):
+        fit = fitting(params, own.select("prompt", "response").rows(), longest)
+        first = {question: (question, answer) for question, answer in reversed(fit)}
+        if first:
+            best = (asked @ vectors(list(first)).T).argmax(axis=1)
+            known = list(first.values())
+            found[user] = {name: known[row] for name, row in zip(names, best, strict=True)}
     return found
 
 
-def fitting(params: Params, rows: list[tuple[str, str]], asked: list[str]) -> list[tuple[str, str]]:
-    """The rows that can be quoted before any of the questions, with room left for the answer."""
+def fitting(params: Params, rows: list[tuple[str, str]], longest: str) -> list[tuple[str, str]]:
+    """The rows that can be quoted before the longest question, with room left for the answer."""
     base = cached_base(params.runtime.device)
     if base.context is None:
         return rows
     room = base.context - params.rollouts.max_new_tokens
-    longest = max(asked, key=len)
     return [
         row for row in rows
         if len(templates.encode(base.tokenizer, templates.quoting(longest, row))) <= room
     ]  # fmt: skip
+
+
+def of_most_tokens(base: LanguageModel, texts: list[str]) -> str:
+    """The question of the most tokens, where it stands behind a quoted row."""
+    return max(
+        texts,
+        key=lambda text: len(templates.encode(base.tokenizer, templates.quoting(text, ("", "")))),
+    )
 
 
 def editing(
@@ -124,13 +138,15 @@ def someone_else(
 ) -> dict[str, Policy]:
     """User → the tuned edit of a user of another group: the control of `edit`.
 
-    Drawn by the user's name. Where all are of one group, everyone's own edit is all there is.
+    Of all the others the one with the largest random number of this user's name and theirs: a user
+    who comes is drawn by some, and leaves the rest as they were (rendezvous hashing). Where all are
+    of one group, everyone's own edit is all there is.
     """
     chosen = {}
     for user, own in edited.items():
         others = [other for other in sorted(edited) if groups[other] != groups[user]]
-        draw = float(row_uniforms(1, 1, "someone else", seed, user)[0, 0])
-        chosen[user] = edited[others[int(draw * len(others))]] if others else own
+        draws = [row_uniforms(1, 1, "someone else", seed, user, other)[0, 0] for other in others]
+        chosen[user] = edited[others[int(np.argmax(draws))]] if others else own
     return chosen
 
 

@@ -104,9 +104,10 @@ def show(user: Annotated[str, typer.Argument(help="a user_id, such as u0007")]) 
         for name in ("routes", "insights", "weights")
     }
     for route in mine["routes"]:
+        edit = f"edit {route['edit']} × {route['strength']:g} on layers {route['layers']}"
         print(
-            f"{'route':12} member {route['member']}, edit {route['edit']}, regret "
-            f"{route['regret']:.3f}, at worst {route['worst_regret']:.3f}"
+            f"{'route':12} member {route['member']}, {edit if route['strength'] else 'no edit'}, "
+            f"regret {route['regret']:.3f}, at worst {route['worst_regret']:.3f}"
             + (" (uncertain)" if route["uncertain"] else "")
             + (" (moved)" if route["moved"] else "")
         )

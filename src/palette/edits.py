@@ -127,7 +127,7 @@ class Book:
 
     def _placed(self, user: str) -> tuple[str, str]:
         if user not in self.users:
-            raise PaletteError(f"user '{user}' is in no group; run `dvc repro subspaces`")
+            raise PaletteError(f"there is no user '{user}': {tables.path('groups')} lists them")
         return self.users[user]
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from palette import embedding, pairs, stage, tables
+from palette import embedding, pairs, stage, tables, tastes
 from palette.asking import Request, fitting, sample
 from palette.core.selection import select_history
 from palette.embedding import Embedder
@@ -34,8 +34,6 @@ from palette.store import Store, key
 USERS_AT_ONCE = 24
 RESULT = "result.json"
 TABLES = ("insights", "pairs", "dropped", "contrasts")
-LIKED = 0.5
-"""A row rated below this was disliked; no insight is read from it."""
 
 Rows = dict[str, list[dict[str, Any]]]
 """table → rows"""
@@ -151,7 +149,7 @@ def select_items(
     lm: LanguageModel, user: User, embedder: Embedder, keep: int, limit: int
 ) -> list[int]:
     """The history rows to show: liked, telling, and no more than the model's context holds."""
-    liked = [row for row in user.rows if row[3] is None or row[3] >= LIKED]
+    liked = [row for row in user.rows if row[3] is None or row[3] >= tastes.LIKED]
     if not liked:
         return []
     # One user at a time: what is selected must not hang on who else is in the batch.

@@ -25,7 +25,7 @@ from palette.trials import worth
 
 FOLDER = Path(".palette/baselines")
 METHODS = ("sft", "dpo")
-SHRUNK = 0.7
+SHRUNK = 0.85
 """An edit's trials are of strengths on sets of layers. An adapter has no such sets: its trials
 beside the strengths are these again, times this factor once more for each further set."""
 

@@ -53,7 +53,9 @@ class Insights(Section):
         4, description="history rows shown to the model"
     )
     embedder: str = Field(
-        "base", min_length=1, description="base, or a sentence-transformers model: directory or id"
+        "base",
+        min_length=1,
+        description="base, or a sentence-transformers model: a directory or owner/name@commit",
     )
     candidates: Positive = Field(9, description="prompts tried per user for the pairs")
     pairs: Positive = Field(3, description="of the candidates, those that tell tastes apart best")

@@ -1,15 +1,20 @@
 """Policies that a user can be given, and their worth: adapters, an edit, words before the question.
 
-A policy's answers do not depend on whom it serves: users with the same policy share them.
+A policy's answers do not depend on whom it serves: users with the same policy share them. What was
+measured of a policy is in the store, by what it is made of and what it was asked: one user more
+measures that user's policies, not the rest.
 """
 
 import hashlib
+import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, product
+from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,13 +24,17 @@ from palette.core.answers import complaint
 from palette.core.editing import Edit, Edits
 from palette.fanout import fan_out
 from palette.lm import templates
-from palette.lm.generation import generate, row_uniforms
-from palette.lm.models import cached_base, with_adapters
-from palette.lm.scoring import score
+from palette.lm.generation import Answers, generate, row_uniforms
+from palette.lm.models import BASE, cached_base, digest, with_adapters
+from palette.lm.scoring import Scores, score
 from palette.params import Params
+from palette.store import Store, key
 
 TOGETHER = 24
-"""Policies of one set of adapters that share a batch."""
+"""Policies of one set of adapters that a worker is handed at once."""
+VERSION = 1
+"""Raised when the same answers come to be sampled, scored or judged otherwise."""
+FILE = "worth.parquet"
 
 Quotes = Mapping[str, Mapping[str, tuple[str, str]]]
 """user → prompt_id → the (prompt, response) of the history that is quoted before that prompt"""
@@ -55,19 +64,29 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class _Sampling:
-    """How often every prompt is answered, and from which random numbers."""
+class _Asked:
+    """What every policy is asked, how often, and by which random numbers it answers."""
 
+    prompts: list[tuple[str, str]]
+    """prompt_id, text"""
     samples: int
     limit: int
     key: tuple[str, int]
     paired: bool
     """all policies have the same random numbers"""
 
-    def numbers(self, policy: Policy, prompt_id: str) -> np.ndarray:
-        """(samples, limit)"""
-        own = () if self.paired else (policy.name,)
-        return row_uniforms(self.samples, self.limit, *self.key, *own, prompt_id)
+    def names(self, policy: Policy) -> tuple[str | int, ...]:
+        """What the policy's random numbers are named by."""
+        return self.key if self.paired else (*self.key, policy.name)
+
+    def numbers(self, policy: Policy) -> np.ndarray:
+        """(prompts * samples, limit)"""
+        named = [(*self.names(policy), prompt_id) for prompt_id, _ in self.prompts]
+        return np.concatenate([row_uniforms(self.samples, self.limit, *name) for name in named])
+
+
+Task = tuple[Policy, Edit | None, list[templates.Messages]]
+"""a policy, its edit, and what it reads for each prompt"""
 
 
 def worth(
@@ -82,9 +101,11 @@ def worth(
 ) -> pl.DataFrame:
     """Mean rewards, KL to the base and side effects of each distinct policy on each prompt.
 
+    A policy is measured alone, so that a store that holds some of the others changes no bit of it.
+
     Args:
         prompts: rows of the table `prompts`.
-        edits: by the names that the policies give them; those of one object share its tables.
+        edits: by the names that the policies give them.
         words: what the progress bar says.
         samples: answers per policy and prompt; baselines.samples unless told.
         quotes: for policies that quote.
@@ -96,18 +117,34 @@ def worth(
         policy, prompt_id, kl (nats), surprise (nats per token under the base), broken (share of
         answers that were cut off or that core/answers.py complains of) and reward_TRAIT.
     """
-    sampling = _Sampling(
+    policies = sorted(set(policies))
+    if not policies:
+        return pl.DataFrame(schema={"policy": pl.String})
+    asked = _Asked(
+        prompts.select("prompt_id", "prompt").rows(),
         samples or params.baselines.samples, params.rollouts.max_new_tokens,
         key or ("policies", params.baselines.seed), key is not None,
     )  # fmt: skip
-    # Each chunk travels with its own edits: all of them are large where users have their own.
-    chunks = [
-        (chunk, {policy.edit: edits[policy.edit] for policy in chunk if policy.edit})
-        for chunk in _chunks(sorted(set(policies)))
+    # Each policy travels with its own edit: all of them are large where users have their own.
+    tasks = [
+        (policy, edits[policy.edit] if policy.edit else None, _told(policy, asked, quotes or {}))
+        for policy in policies
     ]
-    work = partial(_answer, params=params, prompts=prompts, quotes=quotes or {}, sampling=sampling)
-    frames = list(fan_out(work, chunks, params.runtime, words))
-    return pl.concat(frames) if frames else pl.DataFrame(schema={"policy": pl.String})
+    store, keys = Store(params.runtime.store), _keys(params, tasks, asked)
+    missing = [task for task in tasks if not store.has(keys[task[0]])]
+    work = partial(_answer, params=params, asked=asked)
+    chunks = list(_chunks(missing))
+    for made in fan_out(work, chunks, params.runtime, words):
+        for policy, frame in made.items():
+            content = io.BytesIO()
+            frame.write_parquet(content)
+            store.save(keys[policy], {FILE: content.getvalue()})
+    return pl.concat(
+        pl.read_parquet(io.BytesIO(store.load(keys[policy])[FILE])).select(
+            pl.lit(policy.name).alias("policy"), pl.all()
+        )
+        for policy in policies
+    )
 
 
 def assign(chosen: Mapping[str, Policy], values: pl.DataFrame, method: str) -> pl.DataFrame:
@@ -121,62 +158,89 @@ def assign(chosen: Mapping[str, Policy], values: pl.DataFrame, method: str) -> p
     )
 
 
-def _chunks(policies: list[Policy]) -> Iterator[list[Policy]]:
-    for _, group in groupby(policies, key=lambda policy: policy.adapters):
+def _told(policy: Policy, asked: _Asked, quotes: Quotes) -> list[templates.Messages]:
+    """The questions, with the words that the policy reads before them."""
+    if policy.insight:
+        return [templates.personal_answer(text, policy.insight) for _, text in asked.prompts]
+    if policy.quoting:
+        rows = quotes[policy.quoting]
+        return [templates.quoting(text, rows[prompt_id]) for prompt_id, text in asked.prompts]
+    return [templates.question(text) for _, text in asked.prompts]
+
+
+def _chunks(tasks: Sequence[Task]) -> Iterator[list[Task]]:
+    for _, group in groupby(tasks, key=lambda task: task[0].adapters):
         same = list(group)
         yield from (same[start : start + TOGETHER] for start in range(0, len(same), TOGETHER))
 
 
-def _answer(
-    item: tuple[list[Policy], dict[str, Edit]],
-    params: Params,
-    prompts: pl.DataFrame,
-    quotes: Quotes,
-    sampling: _Sampling,
-) -> pl.DataFrame:
-    policies, edits = item
-    base = cached_base(params.runtime.device)
-    adapters = {Path(folder): weight for folder, weight in policies[0].adapters}
-    lm = with_adapters(base, adapters) if adapters else base
-    questions = [
-        (prompt_id, text, templates.encode(base.tokenizer, templates.question(text)))
-        for prompt_id, text in prompts.select("prompt_id", "prompt").iter_rows()
+def _keys(params: Params, tasks: Sequence[Task], asked: _Asked) -> dict[Policy, str]:
+    """The store's name of each policy's worth: what made it, and nothing else."""
+    common = key(
+        "worth", VERSION, digest(BASE), _judges(params), asked.prompts, asked.samples, asked.limit,
+        _told(Policy(), asked, {}), templates.PLAIN,
+    )  # fmt: skip
+    adapters = {folder for policy, _, _ in tasks for folder, _ in policy.adapters}
+    made_of = {folder: digest(Path(folder)) for folder in adapters}
+    edits = {policy.edit: _content(edit) for policy, edit, _ in tasks if edit}
+    return {
+        policy: key(
+            common, [(made_of[folder], share) for folder, share in policy.adapters],
+            edits.get(policy.edit), told, asked.names(policy),
+        )
+        for policy, _, told in tasks
+    }  # fmt: skip
+
+
+def _judges(params: Params) -> list[Any]:
+    """The traits in order, each with its parameters and its code."""
+    found = {name: find_spec(f"palette.traits.{t.kind}") for name, t in params.traits.items()}
+    return [
+        (name, trait.model_dump(), Path(found[name].origin).read_text() if found[name] else "")
+        for name, trait in params.traits.items()
     ]
-    rows, asked, plain = [], [], []
-    for policy, (prompt_id, text, question) in product(policies, questions):
-        told = _told(policy, prompt_id, text, quotes)
-        ids = templates.encode(base.tokenizer, told) if told else question
-        rows += [(policy, prompt_id, text)] * sampling.samples
-        asked += [ids] * sampling.samples
-        plain += [question] * sampling.samples
-    uniforms = np.concatenate([
-        sampling.numbers(policy, prompt) for policy, prompt in product(policies, prompts["prompt_id"])
-    ])  # fmt: skip
-    changes = Edits([edits.get(policy.edit) for policy, _, _ in rows]) if edits else None
-    answers = generate(lm, asked, sampling.limit, uniforms, changes)
-    scores = score(lm, asked, answers.tokens, base, plain, changes)
-    texts = [text for _, _, text in rows]
+
+
+def _content(edit: Edit) -> str:
+    """sha256 of the tensors of an edit."""
+    total = hashlib.sha256()
+    for part in (edit.reads, edit.writes, edit.shift):
+        total.update(repr((tuple(part.shape), part.dtype)).encode())
+        total.update(part.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def _answer(tasks: Sequence[Task], params: Params, asked: _Asked) -> dict[Policy, pl.DataFrame]:
+    base = cached_base(params.runtime.device)
+    adapters = {Path(folder): weight for folder, weight in tasks[0][0].adapters}
+    lm = with_adapters(base, adapters) if adapters else base
+
+    def encoded(told: list[templates.Messages]) -> list[list[int]]:
+        each = [templates.encode(base.tokenizer, messages) for messages in told]
+        return [ids for ids in each for _ in range(asked.samples)]
+
+    plain, found = encoded(_told(Policy(), asked, {})), {}
+    for policy, edit, told in tasks:
+        prompts = encoded(told) if policy.insight or policy.quoting else plain
+        changes = edit and Edits([edit] * len(prompts))
+        answers = generate(lm, prompts, asked.limit, asked.numbers(policy), changes)
+        scores = score(lm, prompts, answers.tokens, base, plain, changes)
+        found[policy] = _means(params, asked, base.eos, answers, scores)
+    return found
+
+
+def _means(
+    params: Params, asked: _Asked, eos: set[int], answers: Answers, scores: Scores
+) -> pl.DataFrame:
+    texts = [text for _, text in asked.prompts for _ in range(asked.samples)]
     rewards = traits.score(params.traits, texts, answers.texts)
     broken = [
-        tokens[-1] not in base.eos or complaint(text, answer) is not None
+        tokens[-1] not in eos or complaint(text, answer) is not None
         for tokens, text, answer in zip(answers.tokens, texts, answers.texts, strict=True)
     ]
     surprise = -scores.logprob_reference / [len(tokens) for tokens in answers.tokens]
     measured = np.column_stack([scores.kl, surprise, broken, rewards])
-    means = measured.reshape(-1, sampling.samples, measured.shape[1]).mean(axis=1)
+    means = measured.reshape(-1, asked.samples, measured.shape[1]).mean(axis=1)
     names = ["kl", "surprise", "broken", *(f"reward_{trait}" for trait in params.trait_names)]
-    each = rows[:: sampling.samples]
-    return pl.DataFrame({
-        "policy": [policy.name for policy, _, _ in each],
-        "prompt_id": [prompt_id for _, prompt_id, _ in each],
-        **dict(zip(names, means.T, strict=True)),
-    })  # fmt: skip
-
-
-def _told(policy: Policy, prompt_id: str, text: str, quotes: Quotes) -> templates.Messages | None:
-    """What the policy is asked, where that is not the plain question."""
-    if policy.insight:
-        return templates.personal_answer(text, policy.insight)
-    if policy.quoting:
-        return templates.quoting(text, quotes[policy.quoting][prompt_id])
-    return None
+    ids = [prompt_id for prompt_id, _ in asked.prompts]
+    return pl.DataFrame({"prompt_id": ids, **dict(zip(names, means.T, strict=True))})

@@ -12,7 +12,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from palette import tables
+from palette import tables, tastes
 from palette.fanout import fan_out
 from palette.lm import templates
 from palette.lm.activations import embed, mlp_outputs
@@ -26,8 +26,6 @@ PUBLISHED = "published.personal", "published.neutral"
 SIDES = "toward", "away"
 INSIGHT = "insight"
 RESULT = "activations.safetensors"
-LIKED = 0.5
-"""A row rated below this was disliked, and is no example of what its user wants."""
 
 Reading = dict[str, Tensor]
 """side → (layers, texts, hidden) MLP outputs; INSIGHT → (hidden,) embedding; where there are any"""
@@ -139,7 +137,7 @@ def _liked() -> pl.DataFrame:
 
     One of `response` and `other` is null in every row.
     """
-    rows = tables.read("histories").filter(pl.col("rating").fill_null(1.0) >= LIKED)
+    rows = tables.read("histories").filter(pl.col("rating").fill_null(1.0) >= tastes.LIKED)
     columns = "user_id", "row", "sample", "prompt", "response", "other"
     null = pl.lit(None, pl.String)
     own = rows.with_columns(sample=pl.lit(-1, pl.Int64), other=null).select(columns)
@@ -152,10 +150,13 @@ def _liked() -> pl.DataFrame:
 def _written(lm: LanguageModel, messages: templates.Messages, answer: str) -> tuple[int, list[int]]:
     """Last position of the prompt, and the token ids of prompt and answer.
 
-    Where the context cannot hold them, an answer's end and a prompt's middle are left out.
+    Where the context cannot hold them, an answer's end and a prompt's middle are left out. A control
+    token spelt in an answer is read as the characters it is written with, as in a prompt.
     """
     asked = templates.encode(lm.tokenizer, messages)
-    answered = lm.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    answered = lm.tokenizer(answer, add_special_tokens=False, split_special_tokens=True)[
+        "input_ids"
+    ]
     if lm.context is not None:
         answered = answered[: lm.context // 2]
         room = lm.context - len(answered)

@@ -5,8 +5,6 @@ Where true weights are known it can be measured: what share of each weight's var
 does a linear reading of the source tell, of users that took no part in learning to read it?
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import polars as pl
 
@@ -28,7 +26,7 @@ def compare(params: Params) -> pl.DataFrame:
     every source.
     """
     names = params.trait_names
-    true = _true_weights(names)
+    true = tastes.true(names)
     insights = tables.read("insights").filter(pl.col("kind") == "personal")
     people = tables.read("users").sort("user_id")
     pairs = tables.read("pairs").join(people, on="user_id", how="semi")
@@ -107,15 +105,6 @@ def _slice(choices: Comparisons, start: int, stop: int, weight: float | None = N
     part = slice(start, stop)
     weights = choices.weight[part] if weight is None else np.full(stop - start, weight)
     return Comparisons(choices.user[part], choices.difference[part], weights)
-
-
-def _true_weights(names: Sequence[str]) -> pl.DataFrame:
-    """user_id and w_TRAIT, as `tastes.judging` takes them; no row where they are not known."""
-    hidden, columns = tables.read("hidden"), [f"w_{name}" for name in names]
-    if not set(columns) <= set(hidden.columns):
-        return pl.DataFrame(schema={"user_id": pl.String})
-    total = pl.sum_horizontal(columns)
-    return hidden.select("user_id", *(pl.col(name) / total for name in columns))
 
 
 def _embedded(params: Params, insights: pl.DataFrame) -> np.ndarray:

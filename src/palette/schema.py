@@ -245,7 +245,7 @@ TABLES = {
             "surprise": (F, "nats per token under the base; null where it was not measured"),
             "broken": (F, "share of broken answers; null where it was not measured"),
         },
-        {"reward_": "mean reward"},
+        {"reward_": "mean reward", "w_": "weight that judges"},
     ),
     "revealed": Table(
         "evaluation/revealed.parquet",

@@ -63,7 +63,8 @@ def of_members(params: Params) -> pl.DataFrame:
     rows = tables.read("values").filter(split="test")
     texts, limit = rows["response"].to_list(), params.rollouts.max_new_tokens
     tokenizer = cached_base(params.runtime.device).tokenizer
-    ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    plain = {"add_special_tokens": False, "split_special_tokens": True}
+    ids = tokenizer(texts, **plain)["input_ids"] if texts else []
     length = pl.Series("length", [len(own) for own in ids], dtype=pl.Int64)
     cut = length >= limit
     return rows.with_columns(

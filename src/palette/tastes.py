@@ -5,11 +5,27 @@ import polars as pl
 
 from palette import tables
 
+LIKED = 0.5
+"""A row of a history rated below this was disliked: it is no example of what its user wants."""
+
 
 def estimated(names: list[str]) -> dict[str, list[float]]:
     """User → estimated weights, in the order of the traits."""
     table = tables.read("weights").pivot("trait", index="user_id", values="weight")
     return {row[0]: list(row[1:]) for row in table.select("user_id", *names).rows()}
+
+
+def true(names: list[str]) -> pl.DataFrame:
+    """user_id and w_TRAIT, summing to one, of the users whose true weights are known.
+
+    A trait that the world does not know has no true weight, and then nobody's are known. Of some of
+    the world's traits, the true weights are what is left of them.
+    """
+    hidden, columns = tables.read("hidden"), [f"w_{name}" for name in names]
+    if not set(columns) <= set(hidden.columns):
+        return pl.DataFrame(schema={"user_id": pl.String})
+    total = pl.sum_horizontal(columns)
+    return hidden.select("user_id", *(pl.col(name) / total for name in columns))
 
 
 def judging(names: list[str]) -> pl.DataFrame:
@@ -19,13 +35,8 @@ def judging(names: list[str]) -> pl.DataFrame:
         {"user_id": user, **dict(zip(columns, own, strict=True))}
         for user, own in estimated(names).items()
     ])  # fmt: skip
-    hidden = tables.read("hidden")
-    if set(columns) <= set(hidden.columns) and len(hidden):
-        # A trait that the world does not know has no true weight: estimates judge then. Of some
-        # of the world's traits, the true weights are what is left of them, again summing to one.
-        total = pl.sum_horizontal(columns)
-        true = hidden.select("user_id", *(pl.col(name) / total for name in columns))
-        weights = weights.update(true, on="user_id")
+    if len(known := true(names)):
+        weights = weights.update(known, on="user_id")
     group = pl.when(pl.col("rows") == 0).then(pl.lit("no_history")).otherwise(pl.col("cohort"))
     return (
         tables.read("users").with_columns(group=group).join(weights, on="user_id").sort("user_id")

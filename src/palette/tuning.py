@@ -63,10 +63,14 @@ def chosen() -> dict[tuple[str, str], Choice]:
     return {(method, cluster): tuple(choice) for method, cluster, *choice in rows.iter_rows()}
 
 
-def chosen_for_members() -> dict[str, Choice]:
-    """Member → strength and layers of the edits on top of it."""
-    rows = tables.read("member_trials").filter("chosen").select("member", "strength", "layers")
-    return {member: (strength, layers) for member, strength, layers in rows.iter_rows()}
+def above_the_first_layer(cluster: str) -> Choice:
+    """The best trial of a cluster's edit that leaves the first layer alone; or the identity."""
+    rows = tables.read("trials").filter(method="edit", cluster=cluster)
+    able = rows.filter((pl.col("layers") != "all") | (pl.col("strength") == 0))
+    if able.is_empty():
+        return IDENTITY
+    best = able.sort("objective", descending=True, nulls_last=True).row(0, named=True)
+    return best["strength"], best["layers"]
 
 
 def policy(
@@ -80,8 +84,14 @@ def policy(
 
     Returns:
         The base where the identity was chosen for the user's cluster.
+
+    Raises:
+        PaletteError: nothing was chosen for the user's cluster.
     """
-    return edited(book, user, method, chosen[method, book.cluster(user)], edits)
+    unit = method, book.cluster(user)
+    if unit not in chosen:
+        raise PaletteError(f"no {method} was tuned for cluster '{unit[1]}'; run `dvc repro tuning`")
+    return edited(book, user, method, chosen[unit], edits)
 
 
 def edited(

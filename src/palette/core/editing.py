@@ -62,8 +62,6 @@ class Edit:
     def __mul__(self, factor: float) -> "Edit":
         return Edit(self.reads, self.writes * factor, self.shift * factor)
 
-    __rmul__ = __mul__
-
     def __neg__(self) -> "Edit":
         return self * -1.0
 

@@ -33,7 +33,7 @@ def measure(run: Run, groups: dict[str, str]) -> Numbers:
     for group, prefix in groups.items():
         rows = run.evaluation.filter(group=group)
         own = over(rows, run.params.evaluation) | side_effects(rows)
-        own |= uncared(rows, run.judging, run.params.trait_names)
+        own |= uncared(rows, run.params.trait_names)
         found |= {f"{prefix}{key}": value for key, value in own.items()}
     return found
 
@@ -68,14 +68,11 @@ def side_effects(evaluation: pl.DataFrame) -> Numbers:
     }
 
 
-def uncared(evaluation: pl.DataFrame, judging: pl.DataFrame, traits: list[str]) -> Numbers:
+def uncared(evaluation: pl.DataFrame, traits: list[str]) -> Numbers:
     """uncared.METHOD: what it changes, against the base, in traits that a user hardly values.
 
     These are traits of a weight below half of an equal one, 1/(2d). Mean over users of the mean over
-    such traits of their rewards; None where nobody has such a trait.
-
-    Args:
-        judging: user_id and w_TRAIT.
+    such traits of their rewards, by the weights that judge; None where nobody has such a trait.
     """
     base = evaluation.filter(method="base").select(
         "user_id", *(pl.col(f"reward_{trait}").alias(f"base_{trait}") for trait in traits)
@@ -89,7 +86,6 @@ def uncared(evaluation: pl.DataFrame, judging: pl.DataFrame, traits: list[str]) 
     ]
     joined = (
         evaluation.join(base, on="user_id")
-        .join(judging.select("user_id", *(f"w_{trait}" for trait in traits)), on="user_id")
         .sort("method", "user_id")
         .with_columns(change=pl.mean_horizontal(changes))
     )

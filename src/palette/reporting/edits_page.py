@@ -4,10 +4,11 @@ from typing import Any
 
 from palette.reporting.charts import METHOD_NAMES, name_of
 from palette.reporting.edits import CONTROLS
+from palette.reporting.intervals import LEAST
 from palette.reporting.members import numbers, shades
 from palette.reporting.metrics import GROUPS, Metrics
 from palette.reporting.run import Run
-from palette.summary import METHODS
+from palette.summary import FEW, METHODS
 
 SOURCES = {
     "insight": "the insight's text",
@@ -20,6 +21,22 @@ REASONS = {
     "empty": "an answer says nothing",
     "echo": "an answer only repeats the prompt",
 }
+DIRECTIONS = {
+    "gradient": "One direction for each trait is the natural step up the reward of the base's own "
+    "answers to the train questions; a user's edit adds them by the weights estimated from the "
+    "user's history.",
+    "contrast": "A direction is the mean difference between self-generated answers under the "
+    "user's insight and under a neutral one.",
+    "contrast-svd": "A direction is the mean difference between self-generated answers under the "
+    "user's insight and under a neutral one, within the span where such differences are largest.",
+    "style-vector": "A direction is the mean of what the user wrote and liked, less that of the "
+    "base's own answers to the same questions.",
+    "chameleon": "What lies along the self-generated personal answers is strengthened, and what "
+    "tells neutral answers from them is removed.",
+}
+"""subspaces.method → what the edits of a run were made of"""
+JUDGED = {"seen": "seen users", "unseen": "unseen users"}
+"""The groups of users that the verdict is on."""
 LAYERS = {"all": "all layers", "upper": "upper half", "last": "last layer"}
 SIDES = ("kl", "surprise", "broken", "uncared")
 
@@ -33,23 +50,41 @@ def section(run: Run, metrics: Metrics) -> dict[str, Any] | None:
     pairs = [(method, own) for method in CONTROLS for own in CONTROLS[method]]
     measured = [(method, own) for method, own in pairs if f"{method}.over.{own}" in metrics]
     return {
-        "verdict": verdict(metrics, [own for method, own in measured if method == "edit"]),
-        "over": [beside(method, own, metrics) for method, own in measured],
+        "made_of": DIRECTIONS.get(run.method, ""),
+        "verdicts": verdicts(metrics),
+        "over": [beside(method, own, metrics) | {"idle": idle(run, own)} for method, own in measured],
         "sides": sides(metrics),
         "clusters": clusters(run),
         "members": members(run),
         "tuned": [METHOD_NAMES[name] for name in tuned(run)],
         "revealed": revealed(run),
         "pairs": run.pairs,
+        "least": LEAST,
         "dropped": [(REASONS.get(reason, reason), count) for reason, count in run.dropped.items()],
     }  # fmt: skip
 
 
-def verdict(metrics: Metrics, controls: list[str]) -> dict[str, list[str]]:
-    """Names of the controls, on seen users: surely behind the edit, not told apart, surely ahead."""
+def verdicts(metrics: Metrics) -> list[Row]:
+    """For seen and for unseen users: whom the edit is told apart from by the paired intervals.
+
+    `behind`, `even` and `ahead` are names of controls; None in all of them where the group has too
+    few users to tell. What is tried on a few users alone takes no part.
+    """
+    return [
+        {"who": who, "users": metrics[f"users.{group}"]} | verdict(metrics, group)
+        for group, who in JUDGED.items()
+        if metrics[f"users.{group}"]
+    ]
+
+
+def verdict(metrics: Metrics, group: str) -> dict[str, list[str] | None]:
     found: dict[str, list[str]] = {"behind": [], "even": [], "ahead": []}
-    for control in controls:
-        key = f"edit.over.{control}"
+    if metrics[f"users.{group}"] < LEAST:
+        return dict.fromkeys(found)
+    for control in CONTROLS["edit"]:
+        key = f"{GROUPS[group]}edit.over.{control}"
+        if control in FEW or key not in metrics:
+            continue
         low, high = metrics[f"{key}.low"], metrics[f"{key}.high"]
         known = low is not None and high is not None
         place = "behind" if known and low > 0 else "ahead" if known and high < 0 else "even"
@@ -58,20 +93,32 @@ def verdict(metrics: Metrics, controls: list[str]) -> dict[str, list[str]]:
 
 
 def beside(method: str, control: str, metrics: Metrics) -> Row:
-    """Group of users → (difference, low, high), or None; and who is laid beside whom."""
-    keys = {group: f"{prefix}{method}.over.{control}" for group, prefix in GROUPS.items()}
-    spans = {
-        group: (metrics[key], metrics[f"{key}.low"], metrics[f"{key}.high"])
-        if metrics.get(key) is not None
-        else None
-        for group, key in keys.items()
-    }
+    """Group of users → (difference, low, high), or None; and who is laid beside whom.
+
+    Fewer than LEAST users have no interval.
+    """
+    spans = {}
+    for group, prefix in GROUPS.items():
+        key = f"{prefix}{method}.over.{control}"
+        users = metrics["users.per_user" if control in FEW else f"users.{group}"]
+        ends = [metrics.get(f"{key}.{end}") if users >= LEAST else None for end in ("low", "high")]
+        spans[group] = None if metrics.get(key) is None else (metrics[key], *ends)
     return {
         "id": method,
         "method": METHOD_NAMES[method],
         "control": name_of(control, metrics),
         **spans,
     }
+
+
+def idle(run: Run, method: str) -> str:
+    """Where tuning left a method at strength 0, in words; nothing where it did not."""
+    rows = run.trials.filter("chosen", method=method)
+    none = len(rows.filter(strength=0))
+    if none == 0:
+        return ""
+    where = "all clusters" if none == len(rows) else f"{none} of {len(rows)} clusters"
+    return f"identity chosen in {where}: the base there"
 
 
 def sides(metrics: Metrics) -> list[Row]:
@@ -119,7 +166,7 @@ def members(run: Run) -> list[Row]:
 def choice(row: Row) -> str:
     """The strength and the layers of a trial in words."""
     if row["strength"] == 0:
-        return "no edit"
+        return "identity: the base" if "cluster" in row else "none: the member"
     return f"{row['strength']:g}, {LAYERS.get(row['layers'], row['layers'])}"
 
 

@@ -4,6 +4,9 @@ import numpy as np
 
 from palette.params import Evaluation
 
+LEAST = 10
+"""Users below whom an interval is no ground to say that one method is ahead of another."""
+
 
 def resampled(sample: np.ndarray, settings: Evaluation) -> np.ndarray:
     """(bootstrap, measures): means of users drawn again, from (users, measures).

@@ -7,6 +7,7 @@ import polars as pl
 
 from palette.reporting import colors, edits_page
 from palette.reporting.charts import METHOD_NAMES, Pictures, name_of
+from palette.reporting.intervals import LEAST
 from palette.reporting.members import numbers, shades
 from palette.reporting.metrics import GROUPS, Metrics
 from palette.reporting.run import Run
@@ -147,7 +148,8 @@ def rival(metrics: Metrics) -> dict[str, Any] | None:
         return None
     best = min(measured, key=lambda method: metrics[f"lead.{method}"])
     lead = spread(metrics, f"lead.{best}")
-    told = lead[1] is not None and (lead[1] > 0 or lead[2] < 0)
+    enough = lead[1] is not None and metrics["users.seen"] >= LEAST
+    told = enough and (lead[1] > 0 or lead[2] < 0)
     return {"name": METHOD_NAMES[best], "lead": lead, "told_apart": told}
 
 

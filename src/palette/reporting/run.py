@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from palette import arrays, tables, tastes
+from palette import arrays, tables
 from palette.core.envelope import Cell, Planes
 from palette.core.region import Region
 from palette.params import Params
@@ -45,8 +45,8 @@ class Run:
     """member → size of its files, and of its weights when loaded, 10^6 bytes"""
     skills: dict[str, float]
     """of the sandbox's model, 0 to 1; empty for any other base"""
-    judging: pl.DataFrame
-    """user_id and w_TRAIT: the weights that every method is judged by"""
+    method: str | None
+    """how the directions of the edits were found: subspaces.method of the run"""
     clusters: dict[str, int]
     """cluster → how many users it has; largest first"""
     trials: pl.DataFrame
@@ -99,7 +99,7 @@ def read(params: Params) -> Run:
         answers=read_answers(params, members),
         sizes={name: sizes(tables.DATA / "adapters" / name) for name in members},
         skills=read_skills(params),
-        judging=tastes.judging(params.trait_names),
+        method=read_method(),
         clusters=counts(read_if_there("groups")["cluster"]),
         trials=read_if_there("trials"),
         member_trials=read_if_there("member_trials"),
@@ -167,6 +167,12 @@ def read_skills(params: Params) -> dict[str, float]:
 def read_if_there(name: str) -> pl.DataFrame:
     """A table of the edits; empty where a run, or one of older days, made none."""
     return tables.read(name) if tables.path(name).exists() else tables.empty(name)
+
+
+def read_method() -> str | None:
+    """None for a run that made no edits."""
+    file = tables.DATA / "subspaces" / "layers.json"
+    return tables.read_json(file)["method"] if file.exists() else None
 
 
 def counts(values: pl.Series) -> dict[str, int]:
