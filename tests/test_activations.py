@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import FAMILIES, HIDDEN, LAYERS, tiny
+from tiny_models import FAMILIES, HIDDEN, LAYERS, hooks, tiny
 from torch.testing import assert_close
 
 from palette.core.editing import find_mlps
@@ -34,14 +34,14 @@ def by_hand(lm, tokens: list[int]) -> torch.Tensor:
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_outputs_are_those_of_a_plain_pass(architecture):
     lm = tiny(architecture)
-    asked = sequences(lm)
+    asked, before = sequences(lm), hooks(lm.model)
     last, mean = mlp_outputs(lm, asked), mlp_outputs(lm, asked, FIRST)
     assert last.shape == mean.shape == (LAYERS, len(TEXTS), HIDDEN)
     for row, (tokens, first) in enumerate(zip(asked, FIRST, strict=True)):
         states = by_hand(lm, tokens)
         assert_close(last[:, row], states[:, -1], atol=1e-4, rtol=1e-4)
         assert_close(mean[:, row], states[:, first:].mean(1), atol=1e-4, rtol=1e-4)
-    assert not any(module._forward_hooks for module in lm.model.modules())
+    assert hooks(lm.model) == before
 
 
 def test_a_text_does_not_hang_on_its_batch(monkeypatch):

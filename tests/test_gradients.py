@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_models import FAMILIES, HIDDEN, LAYERS, tiny
+from tiny_models import FAMILIES, HIDDEN, LAYERS, hooks, tiny
 from torch.testing import assert_close
 
 from palette.core.editing import Edit, Edits
@@ -63,14 +63,14 @@ def test_the_model_is_left_as_it_was():
     model = copy.deepcopy(tiny().model).requires_grad_(True)
     lm = replace(tiny(), model=model)
     prompts, answers = rows(lm)
-    ids = torch.tensor([prompts[1]])
+    ids, placed = torch.tensor([prompts[1]]), hooks(model)
     before = model(input_ids=ids).logits.detach()
     with torch.no_grad():
         found = score_gradients(lm, prompts, answers)
         assert not torch.is_grad_enabled()
     assert_close(found, score_gradients(tiny(), prompts, answers))
     assert all(weights.grad is None for weights in model.parameters())
-    assert not any(module._forward_hooks for module in model.modules())
+    assert hooks(model) == placed
     assert torch.equal(model(input_ids=ids).logits.detach(), before)
     assert not found.requires_grad
 

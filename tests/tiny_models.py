@@ -45,6 +45,11 @@ def _config(architecture: str, tokenizer) -> transformers.PreTrainedConfig:
     return transformers.AutoConfig.for_model(architecture, **common)
 
 
+def hooks(model) -> int:
+    """Hooks that its modules have: transformers keeps some of its own, once asked for states."""
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
 def save(lm: LanguageModel, folder) -> None:
     lm.model.save_pretrained(folder)
     lm.tokenizer.save_pretrained(folder)
