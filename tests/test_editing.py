@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import FAMILIES, HIDDEN, LAYERS, tiny
+from tiny_models import FAMILIES, HIDDEN, LAYERS, hooks, tiny
 
 from palette.core.editing import Edit, Edits, find_mlps
 from palette.lm.generation import generate, row_uniforms
@@ -65,10 +65,6 @@ def mlp_output(lm, layer, ids, rows):
     return seen[0]
 
 
-def hooks(lm) -> int:
-    return sum(len(module._forward_hooks) for module in lm.model.modules())
-
-
 # The formula, on models
 
 
@@ -116,21 +112,21 @@ def test_strength_zero_is_the_base_bit_for_bit_and_places_no_hook(lm):
     ids = [prompts(lm, 1)[0]] * 2
     base, idle = logits(lm, ids), Edits([strong(1) * 0.0, Edit.identity(LAYERS, HIDDEN), None])
     idle.focus(torch.tensor([0, 1]))
-    before = hooks(lm)
+    before = hooks(lm.model)
     with torch.no_grad(), idle.attach(lm.model):
-        assert hooks(lm) == before
+        assert hooks(lm.model) == before
         assert torch.equal(lm.model(input_ids=torch.tensor(ids)).logits, base)
     with Edits([strong(1)]).attach(lm.model):
-        assert hooks(lm) == before + 2
-    assert hooks(lm) == before, "a hook outlived its `with` block"
+        assert hooks(lm.model) == before + 2
+    assert hooks(lm.model) == before, "a hook outlived its `with` block"
 
 
 def test_hooks_go_when_the_model_fails():
     lm = tiny()
-    before = hooks(lm)
+    before = hooks(lm.model)
     with pytest.raises(RuntimeError, match="stop"), Edits([strong()]).attach(lm.model):
         raise RuntimeError("stop")
-    assert hooks(lm) == before
+    assert hooks(lm.model) == before
 
 
 def test_a_row_left_alone_is_the_base_bit_for_bit(lm):
