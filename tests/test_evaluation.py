@@ -17,7 +17,7 @@ from palette.params import Params
 
 METHODS = {
     "base", "prompt", "retrieval", "edit", "edit_random", "edit_mean", "edit_other", "chameleon",
-    "chameleon_tuned", "single", "portfolio", "portfolio_robust", "portfolio_edit", "soup",
+    "chameleon_tuned", "single", "portfolio", "portfolio_robust", "portfolio_edit", "soup", "family",
     "per_user", "sft", "dpo", "ideal",
 }  # fmt: skip
 FEW = ("per_user", "sft", "dpo")

@@ -1,13 +1,13 @@
 """Adapters: a name for what made them, trained once, written as PEFT's own directories."""
 
 import numpy as np
-import polars as pl
 import pytest
 import tiny_chain
 
-from palette import members, tables
+from palette import family, members, tables
+from palette.errors import PaletteError
 from palette.lm.models import load_base
-from palette.members import Rollouts, adapter_key
+from palette.members import Pass, Rollouts, adapter_key, family_key, split
 from palette.params import Params
 from palette.store import Store
 
@@ -21,9 +21,17 @@ ROLLOUTS = Rollouts(["p", "q"], ["How?", "Why?"], [[[1, 2], [3]], [[4], [5, 6]]]
 
 
 def key(weights=WEIGHTS, drawn=ROLLOUTS, base="base", traits=TRAITS, **sections) -> str:
-    sections.setdefault("adapters", {})
-    params = Params.model_validate({"traits": traits} | sections)
-    return adapter_key(params, drawn, weights, base)
+    return adapter_key(settings(traits, sections), drawn, weights, base)
+
+
+def for_all(drawn=ROLLOUTS, base="base", traits=TRAITS, **sections) -> str:
+    """The key of the family."""
+    return family_key(settings(traits, sections), drawn, base)
+
+
+def settings(traits, sections) -> Params:
+    own = {"rloo_steps": 0} | sections.pop("adapters", {})
+    return Params.model_validate({"traits": traits, "adapters": own} | sections)
 
 
 def with_rewards(trait: int, rewards: np.ndarray) -> Rollouts:
@@ -78,7 +86,7 @@ def test_settings_that_no_step_uses_are_no_part_of_it(unused):
         {"drawn": Rollouts(["p", "q"], ["How?", "Why?"], [[[1, 2], [3]], [[4], [5]]], REWARDS)},
         *({"adapters": setting} for setting in (
             {"rank": 8}, {"learning_rate": 1e-3}, {"batch": 64}, {"steps": 61}, {"seed": 1},
-            {"rloo_steps": 1},
+            {"rloo_steps": 1}, {"max_minutes": 5},
         )),
     ],
     ids=str,
@@ -95,7 +103,62 @@ def test_on_policy_steps_bring_their_settings_and_the_rewards_parameters():
     assert key(adapters=on, traits=TRAITS | {"humor": {"kind": "humor", "told": 1}}) != known
     assert key(adapters=on, rollouts={"max_new_tokens": 9}) != known
     alone = on | {"steps": 0}
-    assert key(adapters=alone | {"learning_rate": 0.1}) == key(adapters=alone)
+    assert key(adapters=alone | {"learning_rate": 0.1, "batch": 9}) == key(adapters=alone)
+
+
+def test_a_family_is_made_of_every_trait_and_of_no_plan():
+    assert for_all(plan={"epsilon": 0.01}, portfolio={"epsilon": 0.4}) == for_all()
+    assert for_all(drawn=with_rewards(2, 0.5)) != for_all()
+    assert for_all(weights={"floor": {"safety": 0.1}}) != for_all()
+    assert for_all(adapters={"concentration": 2.0}) != for_all() != key()
+    assert key(adapters={"concentration": 2.0, "kind": "members"}) == key()
+
+
+def test_members_are_split_evenly_and_no_pass_is_too_large():
+    names = [f"m{number}" for number in range(37)]
+    for workers in (1, 2, 5):
+        parts = split(names, workers)
+        assert sorted(name for part in parts for name in part) == sorted(names)
+        sizes = {len(part) for part in parts}
+        assert max(sizes) - min(sizes) <= 1
+        assert max(sizes) <= members.TOGETHER
+        assert len(parts) >= workers
+    assert split(["one"], 2) == [["one"]]
+    assert split([], 2) == []
+
+
+def test_an_interrupted_pass_is_met_again(chain, monkeypatch):
+    """Killed in the middle of a pass: the next run goes on from its checkpoint, to the same bytes."""
+    from palette.lm.checkpoints import Saving
+
+    slow = tiny_chain.OF_MEMBERS.adapters.model_copy(update={"seed": 7, "steps": 6})
+    runtime = tiny_chain.PARAMS.runtime.model_copy(update={"store": "store-whole"})
+    whole = tiny_chain.OF_MEMBERS.model_copy(update={"adapters": slow, "runtime": runtime})
+    other = runtime.model_copy(update={"store": "store-killed"})
+    killed = whole.model_copy(update={"runtime": other})
+    wanted = {"a": {"brevity": 1.0, "humor": 0.0, "safety": 0.0},
+              "b": {"brevity": 0.2, "humor": 0.5, "safety": 0.3}}  # fmt: skip
+    first = members.train(whole, wanted, "whole")
+
+    begin, done = Saving.on_step_begin, []
+
+    def interrupt(self, args, state, control, **more):
+        self._seconds = 0.0  # a checkpoint at every step
+        if state.global_step == 4:
+            raise KeyboardInterrupt
+        begin(self, args, state, control, **more)
+
+    monkeypatch.setattr(Saving, "on_step_begin", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        members.train(killed, wanted, "killed")
+
+    def count(self, args, state, control, **more):
+        done.append(state.global_step)
+        begin(self, args, state, control, **more)
+
+    monkeypatch.setattr(Saving, "on_step_begin", count)
+    assert members.train(killed, wanted, "again") == first
+    assert len(done) == 2  # of six
 
 
 def test_rollouts_and_their_rewards_are_of_the_same_prompt(chain):
@@ -112,7 +175,7 @@ def test_rollouts_and_their_rewards_are_of_the_same_prompt(chain):
 
 
 def test_every_adapter_was_stored_under_its_key_and_is_not_trained_again(chain, capfd):
-    params, plan = tiny_chain.PARAMS, tables.read_json(chain / "data/plan/plan.json")
+    params, plan = tiny_chain.OF_MEMBERS, tables.read_json(chain / "data/plan/plan.json")
     wanted = {member["id"]: member["weights"] for member in plan["members"]}
     store, base = Store("store"), load_base("cpu").digest
     rollouts = members.read_rollouts(params)
@@ -123,28 +186,44 @@ def test_every_adapter_was_stored_under_its_key_and_is_not_trained_again(chain, 
     capfd.readouterr()
     assert members.train(params, wanted, "again") == before
     assert "again: 0 of 0" in capfd.readouterr().err
-    for name, files in before.items():
-        folder = chain / "data/adapters" / name
+    for files in before.values():
         assert sorted(files) == ["adapter_config.json", "adapter_model.safetensors", members.LOG]
-        assert sorted(file.name for file in folder.iterdir()) == sorted(files)[:2]
-        for file in folder.iterdir():
-            assert file.read_bytes() == files[file.name]
 
 
-def test_an_adapter_says_what_was_logged_and_learned(chain):
-    log = tables.read("training")
-    steps = tiny_chain.PARAMS.adapters.steps
-    for _, rows in log.group_by("member"):
-        assert rows["step"].to_list() == list(range(1, steps + 1))
-        assert rows["phase"].unique().to_list() == ["supervised"]
-    ends = log.group_by("member").agg(
-        first=pl.col("loss").head(3).mean(), last=pl.col("loss").tail(3).mean()
+def test_members_of_a_family_are_its_points(chain, capfd):
+    plan = tables.read_json(chain / "data/plan/plan.json")
+    weights = np.array([list(member["weights"].values()) for member in plan["members"]])
+    for member, files in zip(
+        plan["members"], family.points(tiny_chain.PARAMS, weights), strict=True
+    ):
+        folder = chain / "data/adapters" / member["id"]
+        assert {file.name: file.read_bytes() for file in folder.iterdir()} == files
+    capfd.readouterr()
+    stored = members.train_family(tiny_chain.PARAMS)
+    assert capfd.readouterr().err == ""  # nothing is trained again
+    assert stored["family.safetensors"] == (chain / "data/family/family.safetensors").read_bytes()
+
+
+def test_without_a_family_there_are_no_points(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PaletteError, match="dvc repro family"):
+        family.points(tiny_chain.PARAMS, np.array([[1.0, 0.0, 0.0]]))
+
+
+def test_what_is_about_to_be_trained_is_said(capfd):
+    part = tiny_chain.PARAMS.adapters.model_copy(update={"max_minutes": 3.0})
+    members.announce(part, [Pass(["a", "b"], ["1", "2"]), Pass(["c"], ["3"])], "training")
+    said = capfd.readouterr().err
+    assert said == (
+        "training: 3 of rank 2 in 2 passes, 12 supervised steps of 32 rows and 2 RLOO steps of 32 "
+        "rows each, at most 3 min a phase\n"
     )
-    assert (ends["last"] < ends["first"]).all()
 
 
-def test_weighted_rewards_are_a_weighted_sum():
-    traits = Params.model_validate({"traits": TRAITS}).traits
-    weighted = members.Weighted(traits, np.array([0.5, 0.25, 0.25]))
-    texts = ["Wipe it. A funny hat helps too.", "Wear gloves for this."]
-    assert weighted(["", ""], texts).tolist() == pytest.approx([0.5 + 0.15, 0.5 + 0.15])
+def test_a_training_says_what_was_logged_and_learned(chain):
+    log, own = tables.read("family_training"), tiny_chain.PARAMS.adapters
+    assert log["phase"].to_list() == ["supervised"] * own.steps + ["rloo"] * own.rloo_steps
+    assert log["step"].to_list() == [*range(1, own.steps + 1), *range(1, own.rloo_steps + 1)]
+    losses = log.filter(phase="supervised")["loss"]
+    assert losses.tail(3).mean() < losses.head(3).mean()
+    assert tables.read("training").is_empty()  # no member had a training of its own

@@ -161,3 +161,36 @@ def test_an_adapter_of_another_base_is_refused_in_a_sentence(tmp_path):
     foreign = RowAdapters([adapter(tiny("gpt2"), tmp_path / "foreign", 1)])
     with pytest.raises(PaletteError, match="which the base lacks"), foreign.attach(tiny().model):
         pass
+
+
+@pytest.mark.parametrize(
+    "own", [[0] * 5, [0, 1, 2, 0, 1, 2], [2, 0, 0, 0, 0, None, 1], [0, 0, 1, 1], [None, 0, None]]
+)
+def test_rows_in_any_numbers_and_order_read_as_merged_models(own, tmp_path):
+    lm = tiny()
+    folders = [adapter(lm, tmp_path / str(seed), seed, rank=seed + 1) for seed in range(3)]
+    policies = {k: with_adapters(lm, {folder: 1.0}).model for k, folder in enumerate(folders)}
+    policies[None] = lm.model
+    ids = torch.randint(3, 200, (len(own), 4), generator=torch.Generator().manual_seed(5))
+    wanted = [policies[k](input_ids=ids[[row]]).logits[0] for row, k in enumerate(own)]
+    adapters = RowAdapters([None if k is None else folders[k] for k in own])
+    with torch.no_grad(), adapters.attach(lm.model):
+        for gone in range(len(own)):  # rows leave one after another
+            left = torch.arange(gone, len(own))
+            adapters.focus(left)
+            logits = lm.model(input_ids=ids[left]).logits
+            for place, row in enumerate(left.tolist()):
+                torch.testing.assert_close(logits[place], wanted[row], atol=2e-4, rtol=2e-4)
+    assert (wanted[0] - lm.model(input_ids=ids[[0]]).logits[0]).abs().max() > 0.02 or own[0] is None
+
+
+def test_merging_and_rows_scale_an_adapter_as_peft_does(tmp_path):
+    from peft import PeftModel
+
+    lm = tiny("gpt2")
+    folder = adapter(lm, tmp_path / "scaled", 1, rank=4)  # alpha 6: a factor of 1.5
+    ids = torch.tensor([[5, 6, 7, 8]])
+    wanted = PeftModel.from_pretrained(copy.deepcopy(lm.model), folder)(input_ids=ids).logits
+    merged = with_adapters(lm, {folder: 1.0}).model(input_ids=ids).logits
+    torch.testing.assert_close(merged, wanted, atol=2e-4, rtol=2e-4)
+    assert (wanted - lm.model(input_ids=ids).logits).abs().max() > 0.02

@@ -48,6 +48,18 @@ def test_what_was_saved_is_loaded(store):
     assert sorted(kept(store)) == sorted([NAME, "aa-another"])
 
 
+def test_what_was_deleted_is_gone_and_nothing_else(store):
+    store.save("aa-another", {})
+    store.save(NAME, FILES)
+    store.delete(NAME)
+    assert not store.has(NAME)
+    assert store.load(NAME) is None
+    assert kept(store) == ["aa-another"]
+    store.delete(NAME)
+    store.save(NAME, FILES)
+    assert store.load(NAME) == FILES
+
+
 def test_a_relative_store_stays_where_it_was_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     store = Store("store")

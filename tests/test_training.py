@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from palette.errors import PaletteError
-from palette.lm.training import Task, adapted, reinforce, supervised, train
+from palette.lm import peft_files
+from palette.lm.learner import Task, learning
+from palette.lm.reinforcement import reinforce
+from palette.lm.supervision import supervised
+from palette.lm.training import train_family, train_members
 from palette.params import Adapters
 from tests.worlds import LONGEST, rewards, world
-
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # between PEFT and transformers
 
 W = np.array([0.5, 0.5])
 BETA = 0.1
@@ -29,25 +31,45 @@ def task(tiny, beta=BETA, samples=20_000):
         prompts=tiny.prompts,
         questions=tiny.questions,
         answers=[[tiny.answers[answer] for answer in row] for row in rollouts],
-        rewards=(W @ tiny.rewards)[rollouts],
-        reward=lambda questions, responses: W @ rewards(responses),
+        rewards=tiny.rewards.T[rollouts],
+        reward=lambda questions, responses: rewards(responses).T,
         beta=beta,
         max_new_tokens=LONGEST,
+        floor=np.zeros(2),
     )
 
 
 def settings(**changes):
-    return Adapters(
-        **{"rank": 8, "steps": 0, "learning_rate": 1e-2, "rloo_learning_rate": 1e-2, **changes}
-    )
+    few = {"rank": 8, "steps": 0, "rloo_steps": 0, "rloo_batch": 128}
+    return Adapters(**few | {"learning_rate": 1e-2, "rloo_learning_rate": 1e-2} | changes)
 
 
-def share_and_kl(tiny, policy):
-    """Share of the possible improvement at W and BETA, and mean KL(π ‖ π*_w) over prompts."""
-    exact = tiny.logprobs(policy.model)
-    ideal, _ = tiny.ideal(W, BETA)
+def one(tiny, part=None):
+    """A learner of one member, at W."""
+    return learning(tiny.lm, W[None], part or settings())
+
+
+def only(tiny, some, part):
+    """The files and the log of one member, at W."""
+    ((files, log),) = train_members(tiny.lm, some, W[None], part)
+    return files, log
+
+
+def share_and_kl(tiny, learner, w=W, condition=0):
+    """Share of the possible improvement at w and BETA, and mean KL(π ‖ π*_w) over prompts."""
+    exact = logprobs(tiny, learner, condition)
+    ideal, _ = tiny.ideal(w, BETA)
     kl = (np.exp(exact) * (exact - ideal)).sum(1).mean()
-    return tiny.share(exact, W, BETA), kl
+    return tiny.share(exact, w, BETA), kl
+
+
+def logprobs(tiny, learner, condition=0):
+    """(prompts, answers) of the learner's policy, all rows through one condition."""
+    own = torch.tensor(condition)
+    learner.rows.focus(own.expand(len(tiny.answers), *own.shape))
+    found = tiny.logprobs(learner.policy.model)
+    learner.rows.focus(None)
+    return found
 
 
 def test_the_world_is_exact(tiny):
@@ -61,9 +83,9 @@ def test_the_world_is_exact(tiny):
 
 
 def test_supervised_converges_to_the_ideal_policy(tiny):
-    policy = adapted(tiny.lm, settings())
-    log = supervised(policy, task(tiny), settings(steps=200))
-    share, kl = share_and_kl(tiny, policy)
+    learner = one(tiny)
+    (log,) = supervised(learner, task(tiny), settings(steps=200))
+    share, kl = share_and_kl(tiny, learner)
     assert share > 0.95
     assert kl < 0.06
     assert [(phase, step) for phase, step, _ in log] == [("supervised", n + 1) for n in range(200)]
@@ -71,9 +93,9 @@ def test_supervised_converges_to_the_ideal_policy(tiny):
 
 
 def test_reinforce_alone_converges_to_the_ideal_policy(tiny):
-    policy = adapted(tiny.lm, settings())
-    log = reinforce(policy, task(tiny), settings(rloo_steps=150))
-    share, kl = share_and_kl(tiny, policy)
+    learner = one(tiny)
+    (log,) = reinforce(learner, task(tiny), settings(rloo_steps=150))
+    share, kl = share_and_kl(tiny, learner)
     assert share > 0.95
     assert kl < 0.06
     assert {phase for phase, _, _ in log} == {"rloo"}
@@ -82,11 +104,11 @@ def test_reinforce_alone_converges_to_the_ideal_policy(tiny):
 
 def test_reinforce_after_supervised_prices_the_kl_to_the_base(tiny):
     """Priced to the supervised adapter, TRL's default, the optimum would be tilted twice."""
-    policy = adapted(tiny.lm, settings())
-    supervised(policy, task(tiny), settings(steps=60))
-    before, _ = share_and_kl(tiny, policy)
-    reinforce(policy, task(tiny), settings(rloo_steps=80, rloo_learning_rate=5e-3))
-    after, kl = share_and_kl(tiny, policy)
+    learner = one(tiny)
+    supervised(learner, task(tiny), settings(steps=60))
+    before, _ = share_and_kl(tiny, learner)
+    reinforce(learner, task(tiny), settings(rloo_steps=80, rloo_learning_rate=5e-3))
+    after, kl = share_and_kl(tiny, learner)
     assert after > before
     assert after > 0.95
     assert kl < 0.06
@@ -96,11 +118,11 @@ def test_reinforce_after_supervised_prices_the_kl_to_the_base(tiny):
 @pytest.mark.parametrize("wrong", [0.03, 0.4])
 def test_another_beta_has_visibly_another_optimum(tiny, phase, wrong):
     """The control: with the wrong β the same training does not pass for convergence."""
-    policy = adapted(tiny.lm, settings())
+    learner = one(tiny)
     part = settings(**{phase: 60})
     run = supervised if phase == "steps" else reinforce
-    run(policy, task(tiny, beta=wrong), part)
-    share, kl = share_and_kl(tiny, policy)
+    run(learner, task(tiny, beta=wrong), part)
+    share, kl = share_and_kl(tiny, learner)
     assert share < 0.8
     assert kl > 0.2
 
@@ -108,8 +130,8 @@ def test_another_beta_has_visibly_another_optimum(tiny, phase, wrong):
 def alike(tiny, chosen):
     """A task of one prompt and a few rollouts, all equally good."""
     return Task(
-        tiny.prompts[1:], tiny.questions[1:], [chosen], np.full((1, len(chosen)), 0.5),
-        lambda questions, responses: W @ rewards(responses), BETA, LONGEST,
+        tiny.prompts[1:], tiny.questions[1:], [chosen], np.full((1, len(chosen), 2), 0.5),
+        lambda questions, responses: rewards(responses).T, BETA, LONGEST, np.zeros(2),
     )  # fmt: skip
 
 
@@ -117,25 +139,93 @@ def nll(tiny, chosen):
     return [-tiny.base[1][tiny.answers.index(answer)] for answer in chosen]
 
 
+def entropy(tiny, chosen):
+    """Cross entropy of the base to soft targets of equal masses, by brute force: nats per rollout."""
+    total = 0.0
+    for answer in chosen:
+        for depth in range(len(answer)):
+            share = [other for other in chosen if other[:depth] == answer[:depth]]
+            nexts = [other[depth] for other in share if len(other) > depth]
+            prefix = torch.tensor([tiny.prompts[1] + answer[:depth]])
+            logprobs = tiny.lm.model(input_ids=prefix).logits[0, -1].double().log_softmax(-1)
+            total -= float(sum(logprobs[token] for token in nexts)) / len(nexts)
+    return total
+
+
 def test_the_loss_covers_answer_tokens_as_they_are(tiny):
     """No prompt token, no eos after a truncated answer, in whatever part of the batch it lies."""
     chosen = [[1], [4, 1], [4, 6, 1], [4, 6, 7]]
-    (_, _, loss), *_ = supervised(
-        adapted(tiny.lm, settings()), alike(tiny, chosen), settings(steps=1, batch=16)
-    )
-    assert loss == pytest.approx(sum(nll(tiny, chosen)) / sum(map(len, chosen)), rel=1e-5)
+    (((_, _, loss), *_),) = supervised(one(tiny), alike(tiny, chosen), settings(steps=1, batch=16))
+    assert loss == pytest.approx(entropy(tiny, chosen) / sum(map(len, chosen)), rel=1e-5)
 
 
 def test_every_token_weighs_the_same_in_every_batch(tiny):
     """Losses of steps are sums over one constant, not means over the tokens of their batch."""
     chosen = [[1], [4, 6, 7]]
-    log = supervised(
-        adapted(tiny.lm, settings()),
-        alike(tiny, chosen),
-        settings(steps=2, batch=1, learning_rate=1e-12),
+    (log,) = supervised(
+        one(tiny), alike(tiny, chosen), settings(steps=2, batch=1, learning_rate=1e-12)
     )
-    expected = sorted(value / 2 for value in nll(tiny, chosen))
-    assert sorted(loss for *_, loss in log) == pytest.approx(expected, rel=1e-5)
+    first = entropy(tiny, [[1], [4]]) / 2  # the first token, which has a soft target in both
+    soft = [first, entropy(tiny, chosen) - first]
+    assert sorted(loss for *_, loss in log) == pytest.approx(sorted(x / 2 for x in soft), rel=1e-5)
+
+
+def test_members_trained_together_are_what_they_are_alone(tiny):
+    """One pass for three members: the same gradients, so the same adapters to float tolerance."""
+    weights = np.array([[0.5, 0.5], [0.9, 0.1], [0.0, 1.0]])
+    part = settings(steps=8, rloo_steps=3, batch=16, rloo_batch=16)
+    together = train_members(tiny.lm, task(tiny, samples=300), weights, part)
+    for own, (files, log) in zip(weights, together, strict=True):
+        ((alone, log_alone),) = train_members(tiny.lm, task(tiny, samples=300), own[None], part)
+        assert files["adapter_config.json"] == alone["adapter_config.json"]
+        assert [row[:2] for row in log] == [row[:2] for row in log_alone]
+        supervised_part = [row[2] for row in log[:8]], [row[2] for row in log_alone[:8]]
+        np.testing.assert_allclose(*supervised_part, rtol=1e-4)
+    logs = [log[7][2] for _, log in together]
+    assert len(set(np.round(logs, 4))) == 3  # and they are not one another
+
+
+def test_the_gradient_of_one_member_is_that_of_a_training_of_its_own(tiny):
+    """After one step, before rounding has grown: exactly what decides the training."""
+    weights = np.array([[0.5, 0.5], [0.9, 0.1], [0.0, 1.0]])
+    part = settings(steps=1, batch=16)
+    some = task(tiny, samples=300)
+    together = learning(tiny.lm, weights, part)
+    supervised(together, some, part)
+    for member, own in enumerate(weights):
+        alone = learning(tiny.lm, own[None], part)
+        supervised(alone, some, part)
+        for name, parameter in alone.rows.named_parameters():
+            other = dict(together.rows.named_parameters())[name]
+            torch.testing.assert_close(other[member], parameter[0], rtol=1e-3, atol=1e-5)
+
+
+def test_one_family_is_near_the_ideal_at_every_weight(tiny):
+    part = settings(steps=150, rloo_steps=30, batch=128, rloo_learning_rate=3e-3)
+    files, log = train_family(tiny.lm, task(tiny, samples=4000), part)
+    assert len(log) == 180
+    family = peft_files.read_family(files)
+    for first in (0.0, 0.2, 0.5, 0.8, 1.0):
+        w = np.array([first, 1 - first])
+        point = family.matrices(torch.tensor(w, dtype=torch.float32))
+        share = tiny.share(through_peft(tiny, peft_files.of_matrices(point)), w, BETA)
+        assert share > 0.93, first
+        swapped = family.matrices(torch.tensor(w[::-1].copy(), dtype=torch.float32))
+        other = tiny.share(through_peft(tiny, peft_files.of_matrices(swapped)), w, BETA)
+        assert first == 0.5 or other < share - 0.02  # the control: another's point is worth less
+
+
+def through_peft(tiny, files):
+    """Log-probabilities of an adapter, loaded by PEFT itself."""
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from peft import PeftModel
+
+    with TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        return tiny.logprobs(PeftModel.from_pretrained(world().lm.model, folder))
 
 
 def test_the_base_is_left_as_it_was_and_training_repeats_bit_for_bit(tiny):
@@ -146,7 +236,7 @@ def test_the_base_is_left_as_it_was_and_training_repeats_bit_for_bit(tiny):
     part = settings(steps=3, rloo_steps=2, batch=16)
 
     done = []
-    files, log = train(tiny.lm, task(tiny, samples=200), part, done.append)
+    ((files, log),) = train_members(tiny.lm, task(tiny, samples=200), W[None], part, done.append)
     assert sum(done) == 5
     assert [phase for phase, *_ in log] == ["supervised"] * 3 + ["rloo"] * 2
 
@@ -158,36 +248,31 @@ def test_the_base_is_left_as_it_was_and_training_repeats_bit_for_bit(tiny):
     assert not model.training
     assert not any(weight.requires_grad for weight in model.parameters())
 
-    other, _ = train(tiny.lm, task(tiny, samples=200), settings(steps=2, batch=16, seed=5))
-    again, log_again = train(tiny.lm, task(tiny, samples=200), part)
+    other, _ = only(tiny, task(tiny, samples=200), settings(steps=2, batch=16, seed=5))
+    again, log_again = only(tiny, task(tiny, samples=200), part)
     assert again == files
     assert log_again == log
     assert other["adapter_model.safetensors"] != files["adapter_model.safetensors"]
 
 
-def test_the_files_are_an_ordinary_peft_adapter(tiny, tmp_path):
-    from peft import PeftModel
-
-    policy = adapted(tiny.lm, settings())
+def test_the_files_are_an_ordinary_peft_adapter(tiny):
     part = settings(steps=5, batch=16)
-    supervised(policy, task(tiny, samples=200), part)
-    files, _ = train(tiny.lm, task(tiny, samples=200), part)
-    for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
+    learner = one(tiny, part)
+    supervised(learner, task(tiny, samples=200), part)
+    files, _ = only(tiny, task(tiny, samples=200), part)
     assert sorted(files) == ["adapter_config.json", "adapter_model.safetensors"]
     config = json.loads(files["adapter_config.json"])
     assert config["base_model_name_or_path"] == "palette/base"
     assert config["target_modules"] == sorted(config["target_modules"])
     assert b"/" not in files["adapter_config.json"].replace(b"palette/base", b"")  # no path at all
 
-    loaded = PeftModel.from_pretrained(world().lm.model, tmp_path)
-    assert np.abs(tiny.logprobs(policy.model) - tiny.base).max() > 0.01
-    assert np.allclose(tiny.logprobs(loaded), tiny.logprobs(policy.model), atol=1e-5)
+    trained = logprobs(tiny, learner)
+    assert np.abs(trained - tiny.base).max() > 0.01
+    assert np.allclose(through_peft(tiny, files), trained, atol=1e-5)
 
 
 def test_training_that_diverges_is_refused_with_the_cure():
     broken = world()
     broken.lm.model.model.norm.weight.fill_(float("nan"))
-    task = alike(world(), [[1], [4, 1]])
     with pytest.raises(PaletteError, match=r"lower adapters\.learning_rate"):
-        train(broken.lm, task, settings(steps=1, batch=4))
+        only(broken, alike(world(), [[1], [4, 1]]), settings(steps=1, batch=4))

@@ -7,6 +7,7 @@ the chain's estimates can be laid.
 import json
 import sys
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ HISTORIES = {  # a few, of users whose cohorts are by their names' hashes
 SILENT = ["dot", "gus"]
 STAGES = (
     "prompts", "users", "insights", "rollouts", "rewards", "preferences", "subspaces",
-    "tuning base", "plan", "adapters", "values", "portfolio", "tuning members", "routes",
+    "tuning base", "family", "plan", "adapters", "values", "portfolio", "tuning members", "routes",
     "baselines", "evaluation",
 )  # fmt: skip
 PARAMS = Params.model_validate({
@@ -55,13 +56,20 @@ PARAMS = Params.model_validate({
         "safety": {"kind": "safety"},
     },
     "plan": {"epsilon": 0.1, "lattice": 4},
-    "adapters": {"rank": 2, "batch": 32, "steps": 12, "learning_rate": 0.005},
+    "adapters": {
+        "rank": 2, "batch": 32, "steps": 12, "learning_rate": 0.005, "rloo_batch": 32, "rloo_steps": 2,
+    },
     "values": {"samples": {"select": 50, "certify": 50, "test": 2000}},
     "portfolio": {"epsilon": 0.1, "bootstrap": 100},
-    "baselines": {"samples": 200, "per_user": 1, "steps": 2},
+    "baselines": {"samples": 200, "per_user": 1, "steps": 2, "training": 12},
     "evaluation": {"bootstrap": 100},
     "runtime": {"engine": "sequential", "workers": 1, "device": "cpu", "store": "store"},
 })  # fmt: skip
+
+OF_MEMBERS = PARAMS.model_copy(
+    update={"adapters": PARAMS.adapters.model_copy(update={"kind": "members", "rloo_steps": 0})}
+)
+"""The same with a training for each member."""
 
 
 def base() -> LanguageModel:
@@ -103,10 +111,11 @@ def build(folder: Path) -> None:
             module, *said = name.split()
             stage = import_module(f"palette.{module}")
             calls = [[trait] for trait in PARAMS.trait_names] if name == "rewards" else [said]
+            kinds = [OF_MEMBERS, PARAMS] if name == "adapters" else [PARAMS]
             with recorded() as files:
-                for words in calls:
+                for words, params in product(calls, kinds):
                     patch.setattr(sys, "argv", ["stage", *words])
-                    stage.main(PARAMS)
+                    stage.main(params)
             found[name] = sorted(files)
         (folder / "reads.json").write_text(json.dumps(found))
 

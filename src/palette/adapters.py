@@ -5,9 +5,10 @@ python -m palette.adapters
 
 import shutil
 
+import numpy as np
 import polars as pl
 
-from palette import members, stage, tables
+from palette import family, members, stage, tables
 from palette.params import Params
 
 ADAPTERS = tables.DATA / "adapters"
@@ -16,13 +17,19 @@ ADAPTERS = tables.DATA / "adapters"
 def main(params: Params) -> None:
     plan = tables.read_json(tables.DATA / "plan" / "plan.json")
     wanted = {member["id"]: member["weights"] for member in plan["members"]}
-    trained = members.train(params, wanted, "training adapters")
+    logs = [tables.empty("training")]
     shutil.rmtree(ADAPTERS, ignore_errors=True)
-    logs = [
-        members.write(files, ADAPTERS / name).with_columns(member=pl.lit(name))
-        for name, files in trained.items()
-    ]
-    tables.write("training", pl.concat([tables.empty("training"), *logs], how="diagonal"))
+    if params.adapters.kind == "family":
+        vectors = np.array(
+            [[own[trait] for trait in params.trait_names] for own in wanted.values()]
+        )
+        for name, files in zip(wanted, family.points(params, vectors), strict=True):
+            members.write(files, ADAPTERS / name)
+    else:
+        for name, files in members.train(params, wanted, "training adapters").items():
+            log = members.write(files, ADAPTERS / name)
+            logs.append(log.with_columns(member=pl.lit(name)))
+    tables.write("training", pl.concat(logs, how="diagonal"))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m palette.baselines
 
-Words in the prompt, edits and their controls, the soup of one adapter per trait, and for a few users
-adapters of their own.
+Words in the prompt, edits and their controls, the family itself at every user's weights, the soup of one
+adapter per trait, and for a few users adapters of their own.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from palette import edits as books
-from palette import members, own_adapters, policies, shared, stage, tables, tastes, tuning
+from palette import family, members, own_adapters, policies, shared, stage, tables, tastes, tuning
 from palette.core.editing import Edit
 from palette.lm import templates
 from palette.lm.activations import embed
@@ -23,7 +23,7 @@ from palette.params import Params
 from palette.policies import Policy, Quotes
 
 TENTHS = 10
-"""The soup is mixed at each user's weights rounded to tenths, so that users can share one."""
+"""The family and the soup are taken at each user's weights in tenths, so that users can share one."""
 
 
 def main(params: Params) -> None:
@@ -36,6 +36,7 @@ def main(params: Params) -> None:
         "prompt": prompting(users),
         "retrieval": retrieving(users, quotes),
         **edited,
+        **unrouted(params, users),
         **trained(params, users),
     }
     values = shared.worth(params, chosen, prompts, edits, "baselines", quotes)
@@ -150,6 +151,20 @@ def someone_else(
     return chosen
 
 
+def unrouted(params: Params, users: list[str]) -> dict[str, dict[str, Policy]]:
+    """`family`, where there is one: user → its point at the user's estimated weights."""
+    if params.adapters.kind != "family":
+        return {}
+    weights = tastes.estimated(params.trait_names)
+    tenths = {user: tuple(map(int, in_tenths(weights[user]))) for user in users}
+    distinct = sorted(set(tenths.values()))
+    folders = {own: FOLDER / f"family-{'-'.join(map(str, own))}" for own in distinct}
+    made = family.points(params, np.array(distinct).reshape(-1, len(params.trait_names)) / TENTHS)
+    for own, files in zip(distinct, made, strict=True):
+        members.write(files, folders[own])
+    return {"family": {user: Policy(((str(folders[tenths[user]]), 1.0),)) for user in users}}
+
+
 def trained(params: Params, users: list[str]) -> dict[str, dict[str, Policy]]:
     """The methods that train: `soup` for all users, the others for a few."""
     names, weights = params.trait_names, tastes.estimated(params.trait_names)
@@ -158,7 +173,10 @@ def trained(params: Params, users: list[str]) -> dict[str, dict[str, Policy]]:
     called = {user: f"user-{number}" for number, user in enumerate(few)}  # a user's name is no path
     own = {called[user]: own for user, own in own_adapters.wanted(params, few).items()}
     folders = {}
-    made = members.train(params, corners | own, "training baselines' adapters")
+    settings = params.adapters.model_copy(
+        update={"steps": params.baselines.training, "rloo_steps": 0}
+    )
+    made = members.train(params, corners | own, "training baselines' adapters", settings)
     for name, files in made.items():
         members.write(files, FOLDER / name)
         folders[name] = str(FOLDER / name)
@@ -171,9 +189,12 @@ def trained(params: Params, users: list[str]) -> dict[str, dict[str, Policy]]:
 
 def soup(names: list[str], weights: list[float], folders: dict[str, str]) -> Policy:
     """The interpolation of one adapter per trait at a user's estimated weights."""
-    tenths = tastes.round_to_sum(np.array(weights) * TENTHS, TENTHS)
-    parts = zip(names, tenths, strict=True)
+    parts = zip(names, in_tenths(weights), strict=True)
     return Policy(tuple((folders[name], n / TENTHS) for name, n in parts if n > 0))
+
+
+def in_tenths(weights: list[float]) -> np.ndarray:
+    return tastes.round_to_sum(np.array(weights) * TENTHS, TENTHS)
 
 
 if __name__ == "__main__":

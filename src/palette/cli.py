@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from palette.commands.ask import ask
 from palette.commands.certify import Certify, certify
 from palette.commands.cost import cost
 from palette.commands.export import export
@@ -123,7 +124,7 @@ def show(user: Annotated[str, typer.Argument(help="a user_id, such as u0007")]) 
     _print_table(("trait", "weight", "interval"), rows)
 
 
-for command in (select, extend, keep_routes, cost, export):
+for command in (ask, select, extend, keep_routes, cost, export):
     commands.command()(command)
 commands.command(cls=Certify)(certify)
 

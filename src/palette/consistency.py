@@ -48,9 +48,9 @@ def complaint(params: "Params") -> str | None:
         )
     if params.adapters.steps + params.adapters.rloo_steps == 0:
         return "adapters.steps and adapters.rloo_steps are both 0; at least one must be positive"
-    if params.adapters.rloo_steps and params.adapters.batch % params.adapters.generations:
+    if params.adapters.rloo_steps and params.adapters.rloo_batch % params.adapters.generations:
         return (
-            f"adapters.batch is {params.adapters.batch}, but must be a multiple of "
+            f"adapters.rloo_batch is {params.adapters.rloo_batch}, but must be a multiple of "
             f"adapters.generations ({params.adapters.generations}) for adapters.rloo_steps"
         )
     for key, file in _inputs(params).items():

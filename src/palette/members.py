@@ -1,28 +1,35 @@
-"""Training of the adapters that are not in the store yet, for whichever stage asks for them.
+"""Training of what is not in the store yet: members' adapters, or the family that members are points of.
 
 An adapter is stored by what made it: the base, the train prompts and rollouts, the *nonzero* weights
 with the rewards that those traits gave, β, and the trainer's settings. A new plan, or a trait that a
-member does not weigh, therefore trains nothing that exists.
+member does not weigh, therefore trains nothing that exists. A family has every trait and no weights: a
+new plan trains nothing at all.
 """
 
 import hashlib
 import io
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from palette import tables, traits
-from palette.fanout import fan_out
+from palette.fanout import fan_out, lent
 from palette.lm import templates
-from palette.lm.models import cached_base, load_base
-from palette.params import Params, Trait
+from palette.lm.models import BASE, cached_base
+from palette.lm.models import digest as digest_of
+from palette.params import Adapters, Params
+from palette.progress import progress
 from palette.store import Store, key
 
 LOG = "training.parquet"
+TOGETHER = 16
+"""Members trained in one pass at most."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +47,6 @@ class Rollouts:
     def digest(self) -> str:
         """sha256 of what was asked and answered."""
         return hashlib.sha256(repr((self.questions, self.answers)).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Weighted:
-    """w·r of fresh answers, over the traits of nonzero weight."""
-
-    traits: Mapping[str, Trait]
-    weights: np.ndarray
-
-    def __call__(self, questions: list[str], responses: list[str]) -> np.ndarray:
-        return traits.score(self.traits, questions, responses) @ self.weights
 
 
 def read_rollouts(params: Params) -> Rollouts:
@@ -72,86 +68,193 @@ def read_rollouts(params: Params) -> Rollouts:
 
 
 def train(
-    params: Params, wanted: Mapping[str, Mapping[str, float]], words: str
-) -> dict[str, dict[str, bytes]]:
+    params: Params, wanted: Mapping[str, Mapping[str, float]], words: str,
+    settings: Adapters | None = None,
+) -> dict[str, dict[str, bytes]]:  # fmt: skip
     """The files of every wanted adapter: from the store, or trained now and stored at once.
+
+    Those that are missing are split over the workers, and each worker trains its own in one pass.
 
     Args:
         wanted: adapter → trait → weight; all adapters of one name are one adapter.
+        settings: of the training; those of params unless given.
     """
+    settings = settings or params.adapters
     store, rollouts = Store(params.runtime.store), read_rollouts(params)
-    digest = load_base("cpu").digest
+    base = digest_of(BASE)
     keys = {
-        name: adapter_key(params, rollouts, weights, digest) for name, weights in wanted.items()
+        name: adapter_key(params, rollouts, weights, base, settings)
+        for name, weights in wanted.items()
     }
-    missing = {name: keys[name] for name in wanted if not store.has(keys[name])}
-    work = partial(_train_one, params=params, rollouts=rollouts)
-    items = [(name, dict(wanted[name])) for name in missing]
-    for name, files in fan_out(work, items, params.runtime, words):
-        store.save(keys[name], files)
+    missing = [name for name in wanted if not store.has(keys[name])]
+    vectors = {name: [wanted[name][trait] for trait in params.trait_names] for name in missing}
+    # Split before what is finished is left out, so that an interrupted pass is met again.
+    passes = [
+        Pass([name for name in part if name in vectors], [keys[name] for name in part])
+        for part in split(list(wanted), params.runtime.workers)
+        if any(name in vectors for name in part)
+    ]
+    announce(settings, passes, words)
+    work = partial(
+        _train_some, params=params, rollouts=rollouts, weights=vectors, settings=settings
+    )
+    for some, trained in zip(passes, fan_out(work, passes, params.runtime, words), strict=True):
+        for name, files in trained.items():
+            store.save(keys[name], files)
+        _checkpoint(params, some.keys).clear()
     return {name: store.load(found) for name, found in keys.items()}
 
 
-def adapter_key(params: Params, rollouts: Rollouts, weights: Mapping[str, float], base: str) -> str:
+def train_family(params: Params) -> dict[str, bytes]:
+    """The files of the family: from the store, or trained now and stored."""
+    store, rollouts = Store(params.runtime.store), read_rollouts(params)
+    name = family_key(params, rollouts, digest_of(BASE))
+    if not store.has(name):
+        from palette.lm.training import train_family as train_for_all
+
+        settings, words = params.adapters, "training the family"
+        announce(settings, [Pass(["the family"], [name])], words)
+        checkpoint = _checkpoint(params, [name])
+        with progress(words, settings.steps + settings.rloo_steps) as advance, lent(params.runtime):
+            base = cached_base(params.runtime.device)
+            files, log = train_for_all(base, _task(params, rollouts), settings, advance, checkpoint)
+        store.save(name, files | {LOG: _table(log)})
+        checkpoint.clear()
+    return store.load(name)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Adapters that are trained together."""
+
+    names: list[str]
+    keys: list[str]
+    """the store's, of these and of those of the same part that are finished"""
+
+
+def announce(settings: Adapters, passes: Sequence[Pass], words: str) -> None:
+    """Say on stderr what is about to be trained."""
+    many = sum(len(some.names) for some in passes)
+    phases = [
+        f"{steps} {name} steps of {rows} rows"
+        for steps, name, rows in (
+            (settings.steps, "supervised", settings.batch),
+            (settings.rloo_steps, "RLOO", settings.rloo_batch),
+        )
+        if steps
+    ]
+    limit = f", at most {settings.max_minutes:g} min a phase" if settings.max_minutes else ""
+    if many:
+        print(
+            f"{words}: {many} of rank {settings.rank} in {len(passes)} pass"
+            f"{'es' * (len(passes) > 1)}, {' and '.join(phases)} each{limit}",
+            file=sys.stderr,
+        )
+
+
+def _checkpoint(params: Params, keys: Sequence[str]) -> Any:
+    from palette.lm.checkpoints import Checkpoint
+
+    return Checkpoint(Store(params.runtime.store), key("pass", sorted(keys)))
+
+
+def split(names: Sequence[str], workers: int) -> list[list[str]]:
+    """The names in parts of like size: one for each worker, or more where a part would be too large."""
+    parts = max(min(workers, len(names)), -(-len(names) // TOGETHER))
+    return [list(names[part::parts]) for part in range(parts)]
+
+
+def adapter_key(
+    params: Params, rollouts: Rollouts, weights: Mapping[str, float], base: str,
+    settings: Adapters | None = None,
+) -> str:  # fmt: skip
     """The store's name of an adapter: what made it, and nothing else."""
-    made_of = {}
-    for index, trait in enumerate(params.trait_names):
-        if weights[trait] > 0:
-            rewards = np.ascontiguousarray(rollouts.rewards[:, :, index])
-            scored = hashlib.sha256(rewards.tobytes()).hexdigest()
-            made_of[trait] = (weights[trait], scored, params.traits[trait].model_dump())
-    if not params.adapters.rloo_steps:  # the reward's parameters are met only while sampling
-        made_of = {trait: made[:2] for trait, made in made_of.items()}
-    settings = [_settings(params), params.objective.beta]
+    settings = settings or params.adapters
+    made_of = [
+        (trait, weights[trait], *scored)
+        for trait, *scored in _scored(params, rollouts, settings)
+        if weights[trait] > 0
+    ]
     # The order of the traits is no part of what an adapter is.
-    return key("adapter", base, rollouts.digest, sorted(made_of.items()), settings)
+    return key("adapter", base, rollouts.digest, sorted(made_of), _settings(params, settings))
 
 
-def _settings(params: Params) -> dict[str, float]:
-    """The trainer's settings, without those of a phase that has no steps."""
-    used = params.adapters.model_dump() | {"max_new_tokens": params.rollouts.max_new_tokens}
-    unused = set()
-    if not params.adapters.steps:
-        unused |= {"learning_rate"}
-    if not params.adapters.rloo_steps:
-        unused |= {"rloo_learning_rate", "generations", "max_new_tokens"}
-    return {name: value for name, value in used.items() if name not in unused}
+def family_key(params: Params, rollouts: Rollouts, base: str) -> str:
+    """The store's name of a family: what made it, and nothing else."""
+    settings = params.adapters
+    made_of = [_scored(params, rollouts, settings), params.floor, settings.concentration]
+    return key("family", base, rollouts.digest, made_of, _settings(params, settings))
 
 
-def _train_one(
-    item: tuple[str, dict[str, float]], params: Params, rollouts: Rollouts
-) -> tuple[str, dict[str, bytes]]:
+def _scored(params: Params, rollouts: Rollouts, settings: Adapters) -> list[list[Any]]:
+    """Every trait with the digest of its rewards; and its parameters, met only while sampling."""
+    found = []
+    for index, trait in enumerate(params.trait_names):
+        rewards = np.ascontiguousarray(rollouts.rewards[:, :, index])
+        parts = [trait, hashlib.sha256(rewards.tobytes()).hexdigest()]
+        found.append(parts + [params.traits[trait].model_dump()] * bool(settings.rloo_steps))
+    return found
+
+
+def _settings(params: Params, settings: Adapters) -> list[Any]:
+    """The trainer's settings and β, without those of a phase that has no steps."""
+    used = settings.model_dump() | {"max_new_tokens": params.rollouts.max_new_tokens}
+    unused = {"kind", "concentration"}
+    if not settings.steps:
+        unused |= {"learning_rate", "batch"}
+    if not settings.rloo_steps:
+        unused |= {"rloo_learning_rate", "rloo_batch", "generations", "max_new_tokens"}
+    return [{name: used[name] for name in used if name not in unused}, params.objective.beta]
+
+
+def _task(params: Params, rollouts: Rollouts) -> Any:
     from palette.lm.training import Task
-    from palette.lm.training import train as train_adapter
 
-    name, weights = item
-    used = {trait: weight for trait, weight in weights.items() if weight > 0}
-    base = cached_base(params.runtime.device)
-    task = Task(
-        prompts=[
-            templates.encode(base.tokenizer, templates.question(text))
-            for text in rollouts.questions
-        ],
+    tokenizer = cached_base(params.runtime.device).tokenizer
+    return Task(
+        prompts=[templates.encode(tokenizer, templates.question(q)) for q in rollouts.questions],
         questions=rollouts.questions,
         answers=rollouts.answers,
-        rewards=rollouts.rewards @ np.array([weights[trait] for trait in params.trait_names]),
-        reward=Weighted({t: params.traits[t] for t in used}, np.array(list(used.values()))),
+        rewards=rollouts.rewards,
+        reward=partial(traits.score, params.traits),
         beta=params.objective.beta,
         max_new_tokens=params.rollouts.max_new_tokens,
+        floor=np.array(params.floor),
     )
-    files, log = train_adapter(base, task, params.adapters)
+
+
+def _train_some(
+    some: Pass, params: Params, rollouts: Rollouts, weights: Mapping[str, list[float]],
+    settings: Adapters,
+) -> dict[str, dict[str, bytes]]:  # fmt: skip
+    from palette.lm.training import train_members
+
+    vectors = np.array([weights[name] for name in some.names])
+    made = train_members(
+        cached_base(params.runtime.device), _task(params, rollouts), vectors, settings,
+        checkpoint=_checkpoint(params, some.keys),
+    )  # fmt: skip
+    return {
+        name: files | {LOG: _table(log)}
+        for name, (files, log) in zip(some.names, made, strict=True)
+    }
+
+
+def _table(log: list[tuple[str, int, float]]) -> bytes:
     rows = pl.DataFrame(
         log, schema={"phase": pl.String, "step": pl.Int64, "loss": pl.Float64}, orient="row"
     )
     content = io.BytesIO()
     rows.write_parquet(content)
-    return name, files | {LOG: content.getvalue()}
+    return content.getvalue()
 
 
 def write(files: Mapping[str, bytes], folder: Path) -> pl.DataFrame:
-    """Write an adapter as an ordinary PEFT directory; hands back its training log."""
+    """Write an adapter as an ordinary PEFT directory; hands back its training log, if it has one."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         if name != LOG:
             (folder / name).write_bytes(content)
-    return pl.read_parquet(io.BytesIO(files[LOG]))
+    return (
+        pl.read_parquet(io.BytesIO(files[LOG])) if LOG in files else tables.empty("family_training")
+    )

@@ -17,7 +17,7 @@ from palette import policies, tables, tastes
 from palette.core import tuning
 from palette.fanout import fan_out
 from palette.lm import templates
-from palette.lm.models import cached_base, load_base
+from palette.lm.models import BASE, cached_base, digest
 from palette.params import Params, Tuning
 from palette.policies import Policy
 from palette.store import Store, key
@@ -87,9 +87,9 @@ def read_pairs(users: Sequence[str]) -> dict[str, list[tuple[str, str, str]]]:
 
 def train(params: Params, pairs: Mapping[str, list[tuple[str, str, str]]]) -> dict[Item, str]:
     """(method, user) → the directory of an adapter: from the store, or trained now and stored."""
-    store, digest = Store(params.runtime.store), load_base("cpu").digest
+    store, base = Store(params.runtime.store), digest(BASE)
     keys = {
-        (method, user): adapter_key(params, method, own, digest)
+        (method, user): adapter_key(params, method, own, base)
         for method, (user, own) in product(METHODS, pairs.items())
     }
     missing = [item for item in keys if not store.has(keys[item])]

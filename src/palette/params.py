@@ -133,7 +133,7 @@ class Preferences(Section):
 
 
 class Plan(Section):
-    epsilon: Epsilon = 0.025
+    epsilon: Epsilon = 0.015
     strategy: Literal["minimal", "lazy", "palm-grid", "uniform", "random"] = Field(
         "minimal", description="how the weights to train for are chosen"
     )
@@ -146,14 +146,24 @@ class Plan(Section):
 
 
 class Adapters(Section):
+    kind: Literal["family", "members"] = Field(
+        "family", description="one training for all weights, or one for each member of the plan"
+    )
     rank: Positive = 16
-    learning_rate: float = Field(3e-3, gt=0, lt=1)
-    batch: Positive = 128
-    steps: Count = Field(120, description="supervised, on resampled rollouts")
-    rloo_steps: Count = Field(0, description="on-policy polish")
-    rloo_learning_rate: float = Field(1e-3, gt=0, lt=1)
+    batch: Positive = Field(128, description="rows of a supervised step; of each member")
+    learning_rate: float = Field(5e-3, gt=0, lt=1)
+    steps: Count = Field(300, description="supervised, on resampled rollouts")
+    rloo_batch: Positive = Field(256, description="rows of an RLOO step; of each member")
+    rloo_learning_rate: float = Field(2e-3, gt=0, lt=1)
+    rloo_steps: Count = Field(120, description="on-policy polish")
     generations: Annotated[int, Field(ge=2)] = Field(
         8, description="completions per prompt in RLOO"
+    )
+    concentration: float = Field(
+        0.5, gt=0, description="of the random weights that a family trains on; low: corners of W"
+    )
+    max_minutes: float | None = Field(
+        None, gt=0, description="of each of the two phases; what is cut short is reported"
     )
     seed: Seed = 0
 
@@ -193,6 +203,9 @@ class Baselines(Section):
     samples: Positive = Field(2, description="answers per policy and test prompt")
     per_user: Count = Field(2, description="users who get adapters of their own")
     steps: Positive = Field(20, description="of DPO and SFT on a user's own pairs")
+    training: Positive = Field(
+        120, description="supervised steps of the adapters of `soup` and `per_user`"
+    )
     seed: Seed = 0
 
 

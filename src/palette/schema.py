@@ -171,6 +171,14 @@ TABLES = {
             "chosen": (B, "one row of each member"),
         },
     ),
+    "family_training": Table(
+        "family/training.parquet",
+        {
+            "phase": (S, "supervised | rloo"),
+            "step": (N, "from 1"),
+            "loss": (F, "training loss, or the negative mean reward of an RLOO step"),
+        },
+    ),
     "training": Table(
         "adapters/training.parquet",
         {

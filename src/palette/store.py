@@ -68,5 +68,16 @@ class Store:
             start += length
         return files
 
+    def delete(self, name: str) -> None:
+        """Forget a bundle; one that is not there is forgotten already."""
+        try:
+            self.filesystem.rm_file(self._path(name))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise PaletteError(
+                f"runtime.store '{self.url}' cannot be written to: {error}"
+            ) from None
+
     def _path(self, name: str) -> str:
         return f"{self.root}/{name[:2]}/{name}"

@@ -14,6 +14,7 @@ METHODS = {
     "chameleon_tuned": "the paper's directions, with strength and layers tuned as the edit's are",
     "single": "the one policy that is best for all users together",
     "soup": "one adapter per trait, mixed by the user's estimated weights",
+    "family": "the family itself: an adapter for every user, at their estimated weights",
     "sft": "an adapter per user, trained on the user's self-generated personal answers",
     "dpo": "an adapter per user, trained to prefer personal answers to neutral ones",
     "per_user": "an adapter per user, trained as members are, at the user's estimated weights",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from palette.errors import PaletteError
+from palette.lm.row_adapters import read_lora
 from palette.tables import DATA
 
 BASE = DATA / "base"
@@ -117,26 +118,15 @@ def with_adapters(base: LanguageModel, adapters: dict[Path, float]) -> LanguageM
     Raises:
         PaletteError: a directory holds no adapter.
     """
-    from peft import LoraConfig
-    from safetensors.torch import load_file
     from transformers.pytorch_utils import Conv1D
 
     model = copy.deepcopy(base.model)
-    weights = dict(model.named_parameters())
     with torch.no_grad():
         for folder, share in adapters.items():
-            if not (folder / "adapter_config.json").exists():
-                raise PaletteError(f"{folder} holds no adapter; run `dvc repro` to make it")
-            config = LoraConfig.from_pretrained(str(folder))
-            scale = share * config.lora_alpha / config.r
-            tensors = load_file(folder / "adapter_model.safetensors")
-            for name, a in tensors.items():
-                if ".lora_A." not in name:
-                    continue
-                b = tensors[name.replace(".lora_A.", ".lora_B.")]
-                target = name.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
-                delta = scale * (b.float() @ a.float())
-                if isinstance(model.get_submodule(target.removesuffix(".weight")), Conv1D):
+            for name, (a, b) in read_lora(folder).items():
+                module = model.get_submodule(name)
+                delta = share * (b @ a)
+                if isinstance(module, Conv1D):
                     delta = delta.T  # GPT-2 keeps its weights as (in, out)
-                weights[target] += delta.to(weights[target])
+                module.weight += delta.to(module.weight)
     return replace(base, model=model)

@@ -6,16 +6,18 @@ this module inside the function that trains.
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer, SFTConfig
 
-from palette.lm import templates
+from palette.lm import peft_files, templates
+from palette.lm.learner import common, twin
 from palette.lm.models import LanguageModel
 from palette.lm.trainers import SupervisedTrainer, run
-from palette.lm.training import adapted, adapter_files, common
 from palette.params import Adapters
 
 Pair = tuple[str, str, str]
@@ -69,8 +71,18 @@ def train(
         with TemporaryDirectory() as folder:
             shared = common(policy, folder, steps, settings.learning_rate, settings.seed)
             shared |= {"per_device_train_batch_size": len(pairs), "max_length": None}
-            run(fit(policy, pairs, shared, beta), "adapters.learning_rate", None)
-        return adapter_files(policy)
+            run(fit(policy, pairs, shared, beta), "adapters.learning_rate")
+        return peft_files.of_policy(policy.model)
+
+
+def adapted(lm: LanguageModel, settings: Adapters) -> LanguageModel:
+    """A twin of the base with a fresh LoRA adapter on every linear layer of its decoder, by PEFT."""
+    from peft import get_peft_model
+
+    torch.manual_seed(settings.seed)
+    own = twin(lm)
+    model = get_peft_model(own.model, peft_files.config(settings.rank, "all-linear"))
+    return replace(own, model=model)
 
 
 def supervised(

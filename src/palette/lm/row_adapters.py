@@ -1,12 +1,14 @@
 """Adapters for the rows of a batch: users of several members answer together, each by their own.
 
 A merged adapter serves one member; a batch that mixes members needs the unmerged form,
-x·Wᵀ + s·(x·Aᵀ)·Bᵀ (LoRA, arXiv 2106.09685), with another A and B in every row. All adapters' tables
-are stacked, gathered by row and multiplied in two batched products, however many adapters there are.
+x·Wᵀ + s·(x·Aᵀ)·Bᵀ (LoRA, arXiv 2106.09685), with another A and B in every row. Rows of one adapter
+form blocks of one size, and two batched products serve all blocks, however many adapters there are;
+a matrix is read once for its block, where a copy for every row would not fit into a processor's cache.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import get_ident
@@ -40,7 +42,7 @@ class RowAdapters:
         self._folder = {name: f for f, lora in zip(distinct, loras, strict=True) for name in lora}
         self._tables = {name: _table(loras, name) for name in sorted(self._folder)}
         self._at: dict[str, tuple[Tensor, Tensor]] = {}
-        self._rows = self._thread = None
+        self._rows = self._blocks = self._thread = None
 
     @contextmanager
     def attach(self, model: Any) -> Iterator["RowAdapters"]:
@@ -74,7 +76,9 @@ class RowAdapters:
         """
         group = self.group[rows.to(self.group.device)]
         if self._rows is None or not torch.equal(group, self._rows):
-            self._rows, self._at = group, {}
+            before, self._rows, self._blocks = self._blocks, group, _blocks(group)
+            if before is None or not torch.equal(before.adapter, self._blocks.adapter):
+                self._at = {}
 
     def _find(self, model: Any, name: str) -> nn.Module:
         try:
@@ -88,12 +92,52 @@ class RowAdapters:
     def _hook(self, name: str, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         if get_ident() != self._thread:  # workers that are threads share one model
             return output
+        blocks = self._blocks
         if name not in self._at:  # gathered once for all tokens that the same rows generate
-            rows = self._rows.to(output.device)
+            adapter = blocks.adapter.to(output.device)
             a, b = self._tables[name]
-            self._at[name] = a[rows], b[rows]
-        a, b = self._at[name]  # (batch, in, rank), (batch, rank, out)
-        return output + (inputs[0] @ a) @ b
+            self._at[name] = a[adapter], b[adapter]
+        a, b = self._at[name]  # (blocks, in, rank), (blocks, rank, out)
+        if blocks.rows is None:
+            x, own = (part.reshape(len(a), -1, part.shape[-1]) for part in (inputs[0], output))
+            return torch.baddbmm(own, x @ a, b).view_as(output)
+        x = inputs[0].index_select(0, blocks.rows.to(output.device))
+        change = x.reshape(len(a), -1, x.shape[-1]) @ a @ b
+        change = change.view(len(x), *output.shape[1:])
+        return output + change.index_select(0, blocks.back.to(output.device))
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """The rows of a batch in blocks of one size that each go through one adapter."""
+
+    adapter: Tensor
+    """(blocks,) number of each block's adapter"""
+    rows: Tensor | None
+    """(blocks · size,) the row at each place, any where a block is not full; None: as they are"""
+    back: Tensor | None
+    """(rows,) the place of each row"""
+
+
+def _blocks(group: Tensor) -> _Blocks:
+    """As many rows to a block as an adapter has on average: at most twice as many places as rows.
+
+    Args:
+        group: (rows,) number of each row's adapter.
+    """
+    adapter, own, counts = group.unique(return_inverse=True, return_counts=True)
+    size = -(-len(group) // len(adapter))
+    if size == 1:
+        return _Blocks(group, None, None)
+    blocks = (counts + size - 1) // size
+    order = own.argsort(stable=True)
+    rank = torch.arange(len(group)) - (counts.cumsum(0) - counts)[own[order]]
+    back, rows = torch.empty_like(order), order.new_zeros(int(blocks.sum()) * size)
+    back[order] = ((blocks.cumsum(0) - blocks) * size)[own[order]] + rank
+    rows[back] = torch.arange(len(group))
+    if torch.equal(back, torch.arange(len(rows))):
+        rows = back = None
+    return _Blocks(adapter.repeat_interleave(blocks), rows, back)
 
 
 def read_lora(folder: Path) -> Lora:

@@ -25,7 +25,7 @@ SKILL_NAMES = {
 WEAK = 0.75  # a skill below it is named weak
 RIVALS = (
     "base", "prompt", "retrieval", "edit", "edit_other", "edit_mean", "edit_random", "chameleon",
-    "chameleon_tuned", "single", "soup",
+    "chameleon_tuned", "single", "soup", "family",
 )  # fmt: skip
 
 

@@ -1,0 +1,158 @@
+"""What is in training: adapters on a twin of the base, what they learn from, a phase's way through it."""
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from palette.core.budget import WARM_UP, Clock
+from palette.core.draws import Draws
+from palette.core.prefixes import Prefixes
+from palette.lm.models import LanguageModel
+from palette.lm.row_lora import Family, RowLora, Stacked, layer_sizes
+from palette.params import Adapters
+
+Log = list[tuple[str, int, float]]
+"""(phase, step, loss): columns of the table `training`"""
+Progress = Callable[[int], None] | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is known before training, whatever the weights: the train split's prompts."""
+
+    prompts: list[list[int]]
+    """encoded prompts"""
+    questions: list[str]
+    """the same prompts as the reward reads them"""
+    answers: list[list[list[int]]]
+    """per prompt, the base's rollouts as token ids; eos only where it was reached"""
+    rewards: np.ndarray
+    """(prompts, samples, d) of the rollouts"""
+    reward: Callable[[list[str], list[str]], np.ndarray]
+    """rewards of (questions, responses), (rows, d)"""
+    beta: float
+    """price of one nat of KL to the base"""
+    max_new_tokens: int
+    floor: np.ndarray
+    """(d,) the least weight of each trait"""
+
+    @cached_property
+    def prefixes(self) -> Prefixes:
+        return Prefixes(self.answers)
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A twin of the base, the adapters in training on it, and the weights that they are for."""
+
+    policy: LanguageModel
+    rows: RowLora
+    weights: np.ndarray | None
+    """(members, d); None: a family, for all of W"""
+
+    @property
+    def members(self) -> int:
+        return 1 if self.weights is None else len(self.weights)
+
+    def conditions(self, chosen: Draws) -> np.ndarray:
+        """What the rows go through, as `RowLora.focus` takes it."""
+        return chosen.weights.astype(np.float32) if self.weights is None else chosen.members
+
+
+@dataclass
+class Course:
+    """A phase's way through its steps: from the first, or from where a checkpoint has it."""
+
+    phase: str
+    steps: int
+    learning_rate: float
+    optimizer: AdamW
+    clock: Clock
+    logs: list[Log]
+    """per member; of this phase and those before"""
+    first: int = 0
+    """steps that are done"""
+    progress: Progress = None
+    checkpoint: Any = None
+    """a `Checkpoint`, where one is kept"""
+
+    @classmethod
+    def begin(
+        cls, learner: Learner, phase: str, settings: Adapters, progress: Progress = None
+    ) -> "Course":
+        """
+        Args:
+            phase: `supervised` or `rloo`.
+        """
+        steps, rate = {
+            "supervised": (settings.steps, settings.learning_rate),
+            "rloo": (settings.rloo_steps, settings.rloo_learning_rate),
+        }[phase]
+        optimizer = AdamW(learner.rows.parameters(), lr=rate, weight_decay=0.0)
+        clock = Clock(steps, settings.max_minutes, time.monotonic)
+        logs: list[Log] = [[] for _ in range(learner.members)]
+        return cls(phase, steps, rate, optimizer, clock, logs, progress=progress)
+
+    @property
+    def left(self) -> int:
+        return self.steps - self.first
+
+    def schedule(self) -> LambdaLR:
+        """The learning rate of the steps that are left."""
+        return LambdaLR(self.optimizer, lambda step: self.clock.rate(self.first + step))
+
+    def callbacks(self, learner: Learner, logs: Callable[[], list[Log]]) -> list[Any]:
+        """For a Trainer: random numbers by step, checkpoints, progress, and the end of the budget."""
+        from palette.lm.checkpoints import Saving
+        from palette.lm.trainers import Advance, Ending
+
+        def kept() -> dict[str, Any]:
+            return {"logs": logs(), "elapsed": self.clock.elapsed}
+
+        saving = Saving(self.checkpoint, self.phase, learner.rows, kept, self.first)
+        ending = Ending(lambda step: self.clock.over(self.first + step))
+        return [saving, ending, *([Advance(self.progress)] if self.progress else [])]
+
+
+def learning(
+    lm: LanguageModel, weights: np.ndarray | None, settings: Adapters, traits: int = 0
+) -> Learner:
+    """Fresh adapters, of the given members or, without weights, of a family of so many traits."""
+    policy = twin(lm)
+    sizes = layer_sizes(policy.model)
+    if weights is None:
+        rows: RowLora = Family(sizes, settings.rank, traits, settings.seed)
+    else:
+        rows = Stacked(sizes, settings.rank, len(weights), settings.seed)
+    rows.to(lm.device).attach(policy.model)
+    policy.model.add_module("palette", rows)
+    return Learner(policy, rows, weights)
+
+
+def twin(lm: LanguageModel) -> LanguageModel:
+    """A copy that shares the base's weights: whatever TRL wraps, patches or configures goes with it."""
+    shared = (*lm.model.parameters(), *lm.model.buffers())
+    model = copy.deepcopy(lm.model, {id(tensor): tensor for tensor in shared})
+    return replace(lm, model=model, tokenizer=copy.deepcopy(lm.tokenizer))
+
+
+def common(
+    policy: LanguageModel, folder: str, steps: int, learning_rate: float, seed: int
+) -> dict[str, Any]:
+    """What all trainings share. No clipping of gradients: a clipped mean is another fixed point."""
+    return {
+        "output_dir": folder, "save_strategy": "no", "report_to": "none", "disable_tqdm": True,
+        "log_level": "error", "logging_steps": 1, "logging_nan_inf_filter": False,
+        "max_steps": steps, "seed": seed,
+        "learning_rate": learning_rate, "lr_scheduler_type": "cosine",
+        "warmup_steps": int(WARM_UP * steps), "weight_decay": 0.0, "max_grad_norm": 0.0,
+        "bf16": False, "activation_checkpointing": False, "use_cpu": policy.device.type == "cpu",
+        "dataloader_pin_memory": False,
+    }  # fmt: skip
