@@ -10,6 +10,7 @@ from palette.lm.models import load_base
 from palette.members import Pass, Rollouts, adapter_key, family_key, split
 from palette.params import Params
 from palette.store import Store
+from tests.test_fanout import running_cluster
 
 TRAITS = {
     "brevity": {"kind": "brevity", "best": 8, "worst": 34}, "humor": {"kind": "humor"},
@@ -227,3 +228,23 @@ def test_a_training_says_what_was_logged_and_learned(chain):
     losses = log.filter(phase="supervised")["loss"]
     assert losses.tail(3).mean() < losses.head(3).mean()
     assert tables.read("training").is_empty()  # no member had a training of its own
+
+
+@pytest.mark.slow
+def test_members_trained_over_a_dask_cluster_are_the_same(chain):
+    """A real cluster of two workers, each of which trains its part in one pass."""
+    wanted = {
+        f"m{part}": {"brevity": part / 4, "humor": 1 - part / 4, "safety": 0.0} for part in range(4)
+    }
+
+    def trained(engine: str) -> dict[str, dict[str, bytes]]:
+        changed = {"engine": engine, "workers": 2, "store": str(chain / f"store-{engine}")}
+        runtime = tiny_chain.PARAMS.runtime.model_copy(update=changed)
+        return members.train(
+            tiny_chain.OF_MEMBERS.model_copy(update={"runtime": runtime}), wanted, "training"
+        )
+
+    here = trained("sequential")
+    with running_cluster(n_workers=2, threads_per_worker=1):
+        there = trained("dask")
+    assert there == here

@@ -51,9 +51,17 @@ def verdict(run: Run) -> Metrics:
         "certificate.passed": int(portfolio["passed"]),
         "certificate.regret": portfolio["worst"]["additive"],
         "certificate.thin": portfolio["thin"],
+        "adapters.trainings": len(run.steps),
+        "adapters.cut_short": cut_short(run),
         "adapters.share.min": portfolio["adapters"]["share_min"],
         "adapters.share.mean": portfolio["adapters"]["share_mean"],
     }
+
+
+def cut_short(run: Run) -> int:
+    """How many trainings adapters.max_minutes ended before their steps were done."""
+    asked = run.params.adapters.steps + run.params.adapters.rloo_steps
+    return sum(steps < asked for steps in run.steps.values())
 
 
 def methods(evaluation: pl.DataFrame, settings: Evaluation) -> Metrics:

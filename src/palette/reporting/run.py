@@ -59,6 +59,8 @@ class Run:
     """how many self-generated pairs were kept"""
     dropped: dict[str, int]
     """reason → how many were not"""
+    steps: dict[str, int]
+    """training → steps that it took; a family is one"""
 
     @property
     def region(self) -> Region:
@@ -106,6 +108,7 @@ def read(params: Params) -> Run:
         revealed=read_if_there("revealed"),
         pairs=len(tables.read("pairs")) if tables.path("pairs").exists() else None,
         dropped=counts(read_if_there("dropped")["reason"]),
+        steps=read_steps(),
     )
 
 
@@ -167,6 +170,12 @@ def read_skills(params: Params) -> dict[str, float]:
 def read_if_there(name: str) -> pl.DataFrame:
     """A table of the edits; empty where a run, or one of older days, made none."""
     return tables.read(name) if tables.path(name).exists() else tables.empty(name)
+
+
+def read_steps() -> dict[str, int]:
+    family = read_if_there("family_training")
+    of_family = {"the family": len(family)} if len(family) else {}
+    return of_family | counts(read_if_there("training")["member"])
 
 
 def read_method() -> str | None:
