@@ -1,6 +1,6 @@
 """How long do K adapters take to train: each cold, each warm on a shared base, or all in one pass?
 
-    .venv/bin/python benchmarks/adapters.py            # K = 1, 4, 8, 16; six minutes on two idle cores
+    .venv/bin/python benchmarks/adapters.py            # K = 1, 4, 8, 16
     .venv/bin/python benchmarks/adapters.py --quick    # K = 1 and 4 of 32 rows, one round, no file
 
 The sandbox's base (seed 0) with rank 16 on every linear layer; K weight vectors; SFT on resampled
@@ -112,6 +112,8 @@ def main(
     quick: bool = typer.Option(False, help="K = 1 and 4 of 32 rows, one round, no file"),
 ) -> None:
     stage.prepare(THREADS)
+    # Threads that wait by spinning take the cores from any other process: 0.1 s became 5 s.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Children are forked from one process that has imported all: their start-up is not imports.
     CONTEXT.set_forkserver_preload(["palette.lm.trainers", "peft", "datasets"])
     worlds.sandbox(len(TRAITS), 0)

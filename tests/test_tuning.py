@@ -134,14 +134,24 @@ def test_more_representatives_extend_fewer(users, count, seed):
     assert representatives(weights, max(1, count - 1)) == chosen[: max(1, count - 1)]
 
 
-def test_the_best_trial_is_chosen_if_it_gains_more_than_its_error():
+def test_the_best_of_the_trials_that_surely_gain_is_chosen():
     identity = np.array([0.2, 0.4, 0.6, 0.8])
     sure, large = np.full(4, 0.05), np.array([0.3, -0.2, 0.3, 0.2])
     no_harm = np.zeros(3)
+    assert choose(np.stack([identity, identity + sure, identity + 2 * sure]), no_harm) == 2
     assert choose(np.stack([identity, identity + sure, identity - sure]), no_harm) == 1
-    assert choose(np.stack([identity, identity + sure, identity + large]), no_harm) == 2
+    assert choose(np.stack([identity, identity + sure, identity + large]), no_harm) == 1
     noisy = np.array([0.3, -0.25, 0.3, -0.2])  # mean 0.04, error 0.15
     assert choose(np.stack([identity, identity + noisy, identity - sure]), no_harm) == 0
+
+
+def test_the_best_of_many_trials_that_are_worth_nothing_is_hardly_ever_kept():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(600, 8, 40)) + rng.normal(size=(600, 1, 40))  # trials are alike
+    kept = [choose(np.vstack([np.zeros(40), own]), np.zeros(9)) > 0 for own in noise]
+    assert 0 < np.mean(kept) < 0.07  # 0.05 at most, and three errors
+    best = noise.mean(axis=2).max(axis=1) / (noise.std(axis=2, ddof=1).max(axis=1) / np.sqrt(40))
+    assert np.mean(best > 1) > 0.4  # the control: one standard error keeps nearly every second
 
 
 def test_the_identity_wins_over_trials_that_do_nothing_or_that_one_prompt_praises():
@@ -176,6 +186,7 @@ def test_every_method_and_cluster_has_the_same_trials_and_one_is_chosen(folder, 
 
 
 def test_an_edit_toward_a_taste_is_chosen_and_one_away_from_it_is_not(folder, monkeypatch):
+    monkeypatch.setattr(tuning.core, "DOUBT", 0.9)  # three prompts are few for more
     found = run(monkeypatch, "base")
     choice = tuning.chosen()
     assert choice["edit", "c0"][0] > 0

@@ -5,10 +5,13 @@ trial shows that it is better.
 """
 
 import numpy as np
+from scipy import stats
 
 BREAKAGE = 0.02
 """How much the share of broken answers may grow: more, and a trial is out whatever it gains."""
 
+DOUBT = 0.05
+"""Chance, at most, of keeping a trial where none is better than the identity."""
 TOLERANCE = 1e-9
 """Of J: an edit that changes nothing gains the noise of floats."""
 
@@ -48,13 +51,13 @@ def representatives(weights: np.ndarray, count: int) -> list[int]:
 
 
 def choose(objective: np.ndarray, broken: np.ndarray) -> int:
-    """The trial with the best mean gain over the identity, or 0, the identity itself.
+    """The trial of the best mean gain among those that are better than the identity; or 0, the identity.
 
-    A trial must gain more than the standard error of its mean over prompts (the one-standard-error
-    rule of Breiman et al. 1984), and break at most BREAKAGE more answers. The best of several noisy
-    gains is overstated (the winner's curse: of 8 trials that are all worth nothing, the best seems
-    to gain 1.4 standard errors): so what a trial gained here decides, and is never reported as
-    the worth of an edit; that is measured on prompts that chose nothing.
+    A trial must be better at 95 % confidence, however many were tried (Student's t over prompts with
+    Bonferroni's correction), and break at most BREAKAGE more answers. Of 8 trials that are all worth
+    nothing the best seems to gain 1.4 standard errors, so one of them would be kept more often than
+    not if a standard error were enough. What a trial gained here decides, and is never reported
+    as the worth of an edit; that is measured on prompts that chose nothing.
 
     Args:
         objective: (trials, prompts) of J, paired: every trial met the same prompts and random
@@ -65,7 +68,7 @@ def choose(objective: np.ndarray, broken: np.ndarray) -> int:
     prompts = objective.shape[1]
     if not len(gains) or prompts < 2:
         return 0
-    mean = np.where(broken[1:] <= broken[0] + BREAKAGE, gains.mean(axis=1), -np.inf)
-    best = int(mean.argmax())
-    error = gains[best].std(ddof=1) / np.sqrt(prompts)
-    return best + 1 if mean[best] > error + TOLERANCE else 0
+    mean, error = gains.mean(axis=1), gains.std(axis=1, ddof=1) / np.sqrt(prompts)
+    needed = stats.t.ppf(1 - DOUBT / len(gains), prompts - 1) * error + TOLERANCE
+    kept = (mean > needed) & (broken[1:] <= broken[0] + BREAKAGE)
+    return int(np.where(kept, mean, -np.inf).argmax()) + 1 if kept.any() else 0
