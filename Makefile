@@ -10,7 +10,7 @@ run: .venv/ready            ## the main job: every stage that is stale, then a s
 	@$(BIN)/palette summary
 
 test: .venv/ready           ## all tests
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/ready          ## style and imports
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -34,10 +34,10 @@ TINY = {
     },
     "traits": {"brevity": {"best": 1, "worst": 16}},
     "plan": {"epsilon": 0.2, "lattice": 4, "pinned": "inputs/plan/pinned.csv"},
-    "adapters": {"rank": 2, "batch": 8, "steps": 2},
+    "adapters": {"rank": 2, "batch": 8, "steps": 2, "rloo_batch": 8, "rloo_steps": 1},
     "values": {"samples": {"select": 4, "certify": 4, "test": 4}},
     "portfolio": {"epsilon": 0.3, "bootstrap": 100},
-    "baselines": {"samples": 1, "per_user": 1, "steps": 2},
+    "baselines": {"samples": 1, "per_user": 1, "steps": 2, "training": 2},
     "evaluation": {"bootstrap": 100},
     "runtime": {"engine": "sequential", "workers": 1},
 }
