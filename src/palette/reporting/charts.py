@@ -27,7 +27,7 @@ METHOD_NAMES = {
     "chameleon_tuned": "CHAMELEON, tuned",
     "single": "one adapter for all",
     "soup": "soup of one per trait",
-    "family": "one point per user",
+    "family": "each user's point of the family",
     "sft": "SFT on a user's pairs",
     "dpo": "DPO on a user's pairs",
     "per_user": "one adapter per user",
