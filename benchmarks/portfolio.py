@@ -46,18 +46,19 @@ SCHEMA = {
 
 def main(
     quick: bool = typer.Option(False, help="numbers alone, and few of them"),
+    limit: float = typer.Option(600, help="seconds that a strategy may take for one case"),
     fresh: bool = typer.Option(False, help="measure again what the table has"),
     seeds: list[int] = typer.Option(SEEDS, help="of the sandbox; each trains a base once"),  # noqa: B008
 ) -> None:
     if quick:
-        show(pl.concat(cases([("numbers", 3, worlds.synthetic(3, 0))], EPSILONS[:1], set())))
+        show(pl.concat(cases([("numbers", 3, worlds.synthetic(3, 0))], EPSILONS[:1], set(), limit)))
         return
     RESULTS.mkdir(exist_ok=True)
     table = pl.DataFrame(schema=SCHEMA)
     if TABLE.exists() and not fresh:
         table = pl.read_csv(TABLE, schema=SCHEMA)
     done = set(table.select("world", "d", "epsilon").rows())
-    for case in cases(list(settings(seeds)), EPSILONS, done):
+    for case in cases(list(settings(seeds)), EPSILONS, done, limit):
         table = pl.concat([table, case])
         table.write_csv(TABLE, float_precision=5)  # at once: the rest may be cut short
     show(table)
@@ -73,14 +74,14 @@ def settings(seeds: list[int]) -> Iterator[tuple[str, int, Setting]]:
 
 
 def cases(
-    chosen: list[tuple[str, int, Setting]], epsilons: tuple[float, ...], done: set
+    chosen: list[tuple[str, int, Setting]], epsilons: tuple[float, ...], done: set, limit: float
 ) -> Iterator[pl.DataFrame]:
     """The quick ones first: of few traits and coarse; many traits and a fine ε take hours."""
     every = sorted(product(chosen, epsilons), key=lambda case: case[0][1] ** 2.6 / case[1] ** 0.8)
     for (world, d, setting), epsilon in every:
         if (world, d, epsilon) in done:
             continue
-        bound, contenders = compare(setting, epsilon)
+        bound, contenders = compare(setting, epsilon, limit)
         case = {"world": world, "d": d, "epsilon": epsilon, "lower_bound": bound}
         rows = [case | vars(row) for row in contenders]
         print(f"{world}, {d} traits, ε {epsilon:.0%}: done", file=sys.stderr, flush=True)
