@@ -62,7 +62,6 @@ def write_world(traits: list[str], members: int, likelihoods: bool = True, looks
             for name, weights in zip(ids, chosen, strict=False):
                 own = base * np.exp(rewards @ weights / BETA)
                 own = 0.8 * own / own.sum() + 0.2 * base
-                kl = float((own * np.log(own / base)).sum())
                 scored += [
                     {
                         "member": name,
@@ -75,7 +74,7 @@ def write_world(traits: list[str], members: int, likelihoods: bool = True, looks
                 ]
                 values += [
                     {"member": name, "prompt_id": key, "split": split, "sample": s, "response": ""}
-                    | {"kl": kl, "logprob": np.log(own[y]), "logprob_base": np.log(base[y])}
+                    | {"logprob": np.log(own[y]), "logprob_base": np.log(base[y])}
                     | dict(zip(names, rewards[y], strict=True))
                     for s, y in enumerate(rng.choice(RESPONSES, size=ANSWERS, p=own))
                 ]

@@ -229,7 +229,7 @@ def test_a_member_is_measured_by_the_words_of_its_answers(chain):
 def test_the_tokens_of_a_members_text_are_counted_with_its_end(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save(tiny(), tables.DATA / "base")  # a token for each character
-    told = {"member": "m", "prompt_id": "p", "kl": 0.0, "logprob": -1.0, "logprob_base": -8.0}
+    told = {"member": "m", "prompt_id": "p", "logprob": -1.0, "logprob_base": -8.0}
     texts = [("abc", "test"), ("abcd", "test"), ("", "test"), ("<eos>", "test"), ("ab", "select")]
     tables.write("values", pl.DataFrame([
         told | {"sample": place, "response": text, "split": split, "reward_x": 0.0}

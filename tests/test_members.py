@@ -6,9 +6,12 @@ import tiny_chain
 
 from palette import family, members, tables
 from palette.errors import PaletteError
-from palette.lm.models import load_base
-from palette.members import Pass, Rollouts, adapter_key, family_key, split
-from palette.params import Params
+from palette.lm.models import cached_base, load_base
+from palette.lm.rehearsal import rehearse
+from palette.lm.training import train_members
+from palette.members import Rollouts, adapter_key, family_key
+from palette.params import Adapters, Params
+from palette.passes import TOGETHER, Forecast, Pass, announce, foretell, is_long, split
 from palette.store import Store
 from tests.test_fanout import running_cluster
 
@@ -122,7 +125,7 @@ def test_members_are_split_evenly_and_no_pass_is_too_large():
         assert sorted(name for part in parts for name in part) == sorted(names)
         sizes = {len(part) for part in parts}
         assert max(sizes) - min(sizes) <= 1
-        assert max(sizes) <= members.TOGETHER
+        assert max(sizes) <= TOGETHER
         assert len(parts) >= workers
     assert split(["one"], 2) == [["one"]]
     assert split([], 2) == []
@@ -213,12 +216,34 @@ def test_without_a_family_there_are_no_points(tmp_path, monkeypatch):
 
 def test_what_is_about_to_be_trained_is_said(capfd):
     part = tiny_chain.PARAMS.adapters.model_copy(update={"max_minutes": 3.0})
-    members.announce(part, [Pass(["a", "b"], ["1", "2"]), Pass(["c"], ["3"])], "training")
+    announce(part, [Pass(["a", "b"], ["1", "2"]), Pass(["c"], ["3"])], "training")
     said = capfd.readouterr().err
     assert said == (
         "training: 3 of rank 2 in 2 passes, 12 supervised steps of 32 rows and 2 RLOO steps of 32 "
         "rows each, at most 3 min a phase\n"
     )
+
+
+def test_a_forecast_counts_rounds_of_passes_and_the_memory_of_those_side_by_side(capfd):
+    foretell([Forecast(60, 900), Forecast(50, 1200), Forecast(10, 100)], workers=2)
+    said = capfd.readouterr().err
+    assert said == "by a rehearsal it will take about 2 min 00 s and 2.1 GB at most\n"
+    assert is_long(Adapters(steps=0, rloo_steps=20))
+    assert not is_long(tiny_chain.PARAMS.adapters)
+
+
+def test_a_rehearsal_foretells_and_leaves_no_trace(chain):
+    rollouts = members.read_rollouts(tiny_chain.PARAMS)
+    base, task = cached_base("cpu"), members._task(tiny_chain.PARAMS, rollouts)
+    part = tiny_chain.PARAMS.adapters.model_copy(update={"steps": 30, "rloo_steps": 0})
+    weights = np.eye(3)[:2]
+    before = train_members(base, task, weights, part)
+    forecast = rehearse(base, task, weights, part)
+    assert train_members(base, task, weights, part) == before
+    assert forecast.seconds > 0
+    assert 50 < forecast.peak < 20_000
+    short = part.model_copy(update={"max_minutes": 0.001})
+    assert rehearse(base, task, weights, short).seconds <= 0.06
 
 
 def test_a_training_says_what_was_logged_and_learned(chain):

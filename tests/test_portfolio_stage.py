@@ -58,11 +58,10 @@ def write_values(rng: np.random.Generator, chosen: dict) -> None:
             pool = answers(rng, 200)
             chance = np.exp(pool @ weights / chosen["beta"])
             chance /= chance.sum()
-            kl = float((chance * np.log(chance * 200)).sum())
             for sample, picked in enumerate(rng.choice(200, size=12, p=chance)):
                 rewards = {f"reward_{t}": r for t, r in zip(TRAITS, pool[picked], strict=True)}
                 row = {"member": member["id"], "prompt_id": prompt_id, "split": split}
-                told = {"sample": sample, "response": "", "kl": kl, "logprob_base": -2.0}
+                told = {"sample": sample, "response": "", "logprob_base": -2.0}
                 rows.append(row | told | {"logprob": np.log(chance[picked] * 200) - 2.0} | rewards)
     tables.write("values", pl.DataFrame(rows))
     write_likelihoods(rng, chosen)
@@ -141,7 +140,9 @@ def test_portfolio_is_complete_consistent_and_repeatable(world):
     for name, member in kept.items():
         rows = values.filter(member=name)
         assert member["values"]["humor"] == pytest.approx(rows["reward_humor"].mean())
-        assert member["cost"] == pytest.approx(0.1 * rows["kl"].mean())
+        assert member["cost"] == pytest.approx(
+            0.1 * (rows["logprob"] - rows["logprob_base"]).mean()
+        )
     kept["base"] = found["base"]
     for cell in found["cells"]:
         for vertex in cell["vertices"]:

@@ -74,11 +74,10 @@ def write_members(params: Params, rng: np.random.Generator, prompts: pl.DataFram
             pool = answers(rng, 200, d)
             chance = np.exp(pool @ weights / params.objective.beta)
             chance /= chance.sum()
-            kl = float((chance * np.log(chance * 200)).sum())
             for sample, picked in enumerate(rng.choice(200, size=8, p=chance)):
                 key = {"member": f"m{place}", "prompt_id": prompt_id, "split": split}
-                told = {"sample": sample, "response": EVIL, "kl": kl}
-                told |= {"logprob": -1.0, "logprob_base": -2.0}
+                told = {"sample": sample, "response": EVIL}
+                told |= {"logprob": np.log(chance[picked] * 200) - 2.0, "logprob_base": -2.0}
                 rewards = zip(names, pool[picked], strict=True)
                 rows.append(key | told | {f"reward_{name}": reward for name, reward in rewards})
     tables.write("values", pl.DataFrame(rows))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from palette.core.reaching import REACHED
 from palette.errors import PaletteError
 from palette.lm import peft_files
 from palette.lm.learner import Task, learning
@@ -213,6 +214,55 @@ def test_one_family_is_near_the_ideal_at_every_weight(tiny):
         swapped = family.matrices(torch.tensor(w[::-1].copy(), dtype=torch.float32))
         other = tiny.share(through_peft(tiny, peft_files.of_matrices(swapped)), w, BETA)
         assert first == 0.5 or other < share - 0.02  # the control: another's point is worth less
+
+
+def test_each_member_ends_where_it_reaches_its_share_and_stays_so(tiny):
+    """In one pass; the one who is last trains on, and the training ends with it."""
+    weights = np.eye(2)
+    part = settings(steps=100, rloo_steps=20, batch=64, share=0.9, learning_rate=5e-3)
+    some = task(tiny, samples=4000)
+    made = train_members(tiny.lm, some, weights, part)
+    ends = []
+    for own, (files, log) in zip(weights, made, strict=True):
+        *steps, (phase, end, left) = log
+        assert phase == REACHED
+        assert steps[-1][1] == end < 100
+        assert {name for name, *_ in steps} == {"supervised"}
+        share = tiny.share(through_peft(tiny, files), own, BETA)
+        assert share > 0.85
+        assert share == pytest.approx(1 - left, abs=0.1)
+        ends.append(end)
+    assert ends[0] != ends[1]
+
+    # What the first of them to end is, it was when it ended: the steps of the other change nothing.
+    first = int(np.argmin(ends))
+    (files, log), _ = (made[first], made[1 - first])
+    assert len(log) == ends[first] + 1
+    whole = train_members(tiny.lm, some, weights, part.model_copy(update={"share": None}))
+    assert len(whole[first][1]) == 120
+    assert whole[first][1][: ends[first]] == log[:-1]
+
+
+def test_a_share_out_of_reach_changes_no_bit(tiny):
+    part = settings(steps=12, rloo_steps=4, batch=16)
+    some = task(tiny, samples=200)
+    ((files, log),) = train_members(tiny.lm, some, W[None], part)
+    far = part.model_copy(update={"share": 0.9999})
+    ((again, log_again),) = train_members(tiny.lm, some, W[None], far)
+    assert again == files
+    assert log_again == log
+
+
+def test_a_family_ends_where_every_corner_and_the_middle_have_reached_the_share(tiny):
+    part = settings(steps=200, batch=128, share=0.85)
+    files, log = train_family(tiny.lm, task(tiny, samples=4000), part)
+    assert log[-1][0] == REACHED
+    assert len(log) - 1 == log[-1][1] < 200
+    family = peft_files.read_family(files)
+    for w in ([1.0, 0.0], [0.5, 0.5], [0.0, 1.0]):
+        point = family.matrices(torch.tensor(w))
+        policy = through_peft(tiny, peft_files.of_matrices(point))
+        assert tiny.share(policy, np.array(w), BETA) > 0.8
 
 
 def through_peft(tiny, files):

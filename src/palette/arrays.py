@@ -85,12 +85,17 @@ class Worths:
 def worths(params: Params, on: Scored, members: Sequence[str]) -> Worths:
     """The base, then each member, on the prompts of `on`.
 
+    The cost is β times the mean log-ratio of a member to the base over its answers. Of the cost alone
+    the full-vocabulary KL is the better estimate; but near π*_w, where a member is routed, the log-ratio
+    errs with the rewards, and `w·v − c` is known as well as from four times the answers.
+
     Raises:
         PaletteError: data/values lacks a member or a prompt.
     """
     names = [f"reward_{trait}" for trait in params.traits]
     # Without an order to keep, threads add up parts of a group as they come: other bits each time.
-    groups = tables.read("values").group_by("member", "prompt_id", maintain_order=True)
+    answers = tables.read("values").with_columns(kl=pl.col("logprob") - pl.col("logprob_base"))
+    groups = answers.group_by("member", "prompt_id", maintain_order=True)
     frame = groups.agg(pl.col([*names, "kl"]).mean())
     values, costs = [on.ideal.base()], [np.zeros(len(on.prompts))]
     for member in members:

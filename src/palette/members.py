@@ -8,7 +8,6 @@ new plan trains nothing at all.
 
 import hashlib
 import io
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -24,12 +23,11 @@ from palette.lm import templates
 from palette.lm.models import BASE, cached_base
 from palette.lm.models import digest as digest_of
 from palette.params import Adapters, Params
+from palette.passes import Pass, announce, foretell, is_long, split
 from palette.progress import progress
 from palette.store import Store, key
 
 LOG = "training.parquet"
-TOGETHER = 16
-"""Members trained in one pass at most."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +92,12 @@ def train(
         for part in split(list(wanted), params.runtime.workers)
         if any(name in vectors for name in part)
     ]
+    common = {"params": params, "rollouts": rollouts, "weights": vectors, "settings": settings}
     announce(settings, passes, words)
-    work = partial(
-        _train_some, params=params, rollouts=rollouts, weights=vectors, settings=settings
-    )
+    if is_long(settings):
+        rehearsal = fan_out(partial(_rehearse, **common), passes, params.runtime, "rehearsing")
+        foretell(list(rehearsal), params.runtime.workers)
+    work = partial(_train_some, **common)
     for some, trained in zip(passes, fan_out(work, passes, params.runtime, words), strict=True):
         for name, files in trained.items():
             store.save(keys[name], files)
@@ -110,58 +110,27 @@ def train_family(params: Params) -> dict[str, bytes]:
     store, rollouts = Store(params.runtime.store), read_rollouts(params)
     name = family_key(params, rollouts, digest_of(BASE))
     if not store.has(name):
+        from palette.lm.rehearsal import rehearse
         from palette.lm.training import train_family as train_for_all
 
         settings, words = params.adapters, "training the family"
         announce(settings, [Pass(["the family"], [name])], words)
         checkpoint = _checkpoint(params, [name])
-        with progress(words, settings.steps + settings.rloo_steps) as advance, lent(params.runtime):
-            base = cached_base(params.runtime.device)
-            files, log = train_for_all(base, _task(params, rollouts), settings, advance, checkpoint)
+        with lent(params.runtime):
+            base, task = cached_base(params.runtime.device), _task(params, rollouts)
+            if is_long(settings):
+                foretell([rehearse(base, task, None, settings)], workers=1)
+            with progress(words, settings.steps + settings.rloo_steps) as advance:
+                files, log = train_for_all(base, task, settings, advance, checkpoint)
         store.save(name, files | {LOG: _table(log)})
         checkpoint.clear()
     return store.load(name)
-
-
-@dataclass(frozen=True)
-class Pass:
-    """Adapters that are trained together."""
-
-    names: list[str]
-    keys: list[str]
-    """the store's, of these and of those of the same part that are finished"""
-
-
-def announce(settings: Adapters, passes: Sequence[Pass], words: str) -> None:
-    """Say on stderr what is about to be trained."""
-    many = sum(len(some.names) for some in passes)
-    phases = [
-        f"{steps} {name} steps of {rows} rows"
-        for steps, name, rows in (
-            (settings.steps, "supervised", settings.batch),
-            (settings.rloo_steps, "RLOO", settings.rloo_batch),
-        )
-        if steps
-    ]
-    limit = f", at most {settings.max_minutes:g} min a phase" if settings.max_minutes else ""
-    if many:
-        print(
-            f"{words}: {many} of rank {settings.rank} in {len(passes)} pass"
-            f"{'es' * (len(passes) > 1)}, {' and '.join(phases)} each{limit}",
-            file=sys.stderr,
-        )
 
 
 def _checkpoint(params: Params, keys: Sequence[str]) -> Any:
     from palette.lm.checkpoints import Checkpoint
 
     return Checkpoint(Store(params.runtime.store), key("pass", sorted(keys)))
-
-
-def split(names: Sequence[str], workers: int) -> list[list[str]]:
-    """The names in parts of like size: one for each worker, or more where a part would be too large."""
-    parts = max(min(workers, len(names)), -(-len(names) // TOGETHER))
-    return [list(names[part::parts]) for part in range(parts)]
 
 
 def adapter_key(
@@ -199,7 +168,7 @@ def _scored(params: Params, rollouts: Rollouts, settings: Adapters) -> list[list
 def _settings(params: Params, settings: Adapters) -> list[Any]:
     """The trainer's settings and β, without those of a phase that has no steps."""
     used = settings.model_dump() | {"max_new_tokens": params.rollouts.max_new_tokens}
-    unused = {"kind", "concentration"}
+    unused = {"kind", "concentration"} | ({"share"} if settings.share is None else set())
     if not settings.steps:
         unused |= {"learning_rate", "batch"}
     if not settings.rloo_steps:
@@ -221,6 +190,17 @@ def _task(params: Params, rollouts: Rollouts) -> Any:
         max_new_tokens=params.rollouts.max_new_tokens,
         floor=np.array(params.floor),
     )
+
+
+def _rehearse(
+    some: Pass, params: Params, rollouts: Rollouts, weights: Mapping[str, list[float]],
+    settings: Adapters,
+) -> Any:  # fmt: skip
+    from palette.lm.rehearsal import rehearse
+
+    vectors = np.array([weights[name] for name in some.names])
+    base = cached_base(params.runtime.device)
+    return rehearse(base, _task(params, rollouts), vectors, settings)
 
 
 def _train_some(

@@ -162,6 +162,9 @@ class Adapters(Section):
     concentration: float = Field(
         0.5, gt=0, description="of the random weights that a family trains on; low: corners of W"
     )
+    share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="a member's training ends once it reached so much of what is possible"
+    )
     max_minutes: float | None = Field(
         None, gt=0, description="of each of the two phases; what is cut short is reported"
     )

@@ -60,16 +60,17 @@ def _lines(name: str, total: int) -> Iterator[Callable[[int], None]]:
         if now - spoken >= QUIET_SECONDS and 0 < done < total:
             spoken = now
             left = (now - started) * (total - done) / done
-            _say(f"{name}: {done} of {total}, about {_duration(left)} left")
+            _say(f"{name}: {done} of {total}, about {duration(left)} left")
 
     yield advance
-    _say(f"{name}: {done} of {total} in {_duration(time.monotonic() - started)}")
+    _say(f"{name}: {done} of {total} in {duration(time.monotonic() - started)}")
 
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """As people say it: `2 min 05 s`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

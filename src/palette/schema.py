@@ -174,18 +174,24 @@ TABLES = {
     "family_training": Table(
         "family/training.parquet",
         {
-            "phase": (S, "supervised | rloo"),
+            "phase": (
+                S,
+                "supervised | rloo, or reached: where the training reached adapters.share",
+            ),
             "step": (N, "from 1"),
-            "loss": (F, "training loss, or the negative mean reward of an RLOO step"),
+            "loss": (F, "training loss, negative mean reward of an RLOO step, or 1 - share"),
         },
     ),
     "training": Table(
         "adapters/training.parquet",
         {
             "member": (S, "adapter"),
-            "phase": (S, "supervised | rloo"),
+            "phase": (
+                S,
+                "supervised | rloo, or reached: where the training reached adapters.share",
+            ),
             "step": (N, "from 1"),
-            "loss": (F, "training loss, or the negative mean reward of an RLOO step"),
+            "loss": (F, "training loss, negative mean reward of an RLOO step, or 1 - share"),
         },
     ),
     "values": Table(
@@ -196,7 +202,6 @@ TABLES = {
             "split": (S, "select | certify | test"),
             "sample": (N, "from 0"),
             "response": (S, "text"),
-            "kl": (F, "full-vocabulary KL to the base summed over the answer, nats"),
             "logprob": (F, "of the answer under the member, nats"),
             "logprob_base": (F, "of the answer under the base, nats"),
         },

@@ -81,6 +81,8 @@ def headline(metrics: dict[str, float]) -> list[tuple[str, str]]:
     ]
     if metrics.get("adapters.cut_short"):
         lines.append(("cut short", _cut_short(metrics)))
+    if metrics.get("adapters.reached"):
+        lines.append(("reached", _reached(metrics)))
     if metrics.get("routes.regret.mean") is not None:
         lines.append(("users", _users(metrics)))
     if said := warning(metrics):
@@ -125,6 +127,13 @@ def _palm(metrics: dict[str, float]) -> str:
     """PALM's bound on the size, beside the size found."""
     bound = metrics.get("plan.palm_bound")
     return "" if bound is None else f"; PALM's bound is {bound:,.0f}"
+
+
+def _reached(metrics: dict[str, float]) -> str:
+    return (
+        f"{metrics['adapters.reached']:.0f} of {metrics['adapters.trainings']:.0f} trainings ended "
+        "early: they had reached adapters.share"
+    )
 
 
 def _cut_short(metrics: dict[str, float]) -> str:

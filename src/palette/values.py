@@ -2,8 +2,8 @@
 
     python -m palette.values
 
-Each answer carries its rewards and its KL to the base. The base's certify rollouts are scored under
-every member too, so that the verdict may join both samples. What a member that has not changed
+Each answer carries its rewards and its log-probabilities under the member and under the base. The
+base's certify rollouts are scored under every member too, so that the verdict may join both samples. What a member that has not changed
 answered and scored is taken from the store.
 """
 
@@ -20,7 +20,7 @@ from palette.fanout import fan_out
 from palette.lm import templates
 from palette.lm.generation import generate, row_uniforms
 from palette.lm.models import cached_base, digest, load_base, with_adapters
-from palette.lm.scoring import logprobs, score
+from palette.lm.scoring import logprobs
 from palette.params import Params
 from palette.store import Store, key
 
@@ -100,13 +100,12 @@ def _answer(name: str, params: Params, prompts: pl.DataFrame) -> tuple[str, pl.D
         # The same numbers for every member: differences between members are then paired.
         uniforms.append(row_uniforms(count, limit, "values", params.values.seed, row["prompt_id"]))
     answers = generate(member, ids, limit, np.concatenate(uniforms))
-    scores = score(member, ids, answers.tokens, base)
     return name, pl.DataFrame({
         "prompt_id": np.repeat(prompts["prompt_id"].to_numpy(), counts),
         "split": np.repeat(prompts["split"].to_numpy(), counts),
         "sample": np.concatenate([np.arange(count) for count in counts]),
-        "response": answers.texts, "kl": scores.kl,
-        "logprob": scores.logprob, "logprob_base": scores.logprob_reference,
+        "response": answers.texts, "logprob": answers.logprobs,
+        "logprob_base": logprobs(base, ids, answers.tokens),
     })  # fmt: skip
 
 

@@ -21,8 +21,6 @@ class Answers:
 
     rewards: np.ndarray
     """(n, d)"""
-    kl: np.ndarray
-    """(n,): to the base, nats; 0 for the base itself"""
     base: np.ndarray
     """(n,): log-probability under the base, nats"""
     own: np.ndarray
@@ -41,10 +39,10 @@ class Split:
     """member → of each prompt's rollouts the log-probabilities (n0,) under it, nats; may be empty"""
 
     def worth(self, names: list[str], beta: float) -> tuple[np.ndarray, np.ndarray]:
-        """Mean rewards (K, prompts, d) and β·KL (K, prompts) of these policies."""
+        """Mean rewards (K, prompts, d) and costs (K, prompts), β log(π/π_ref), of these policies."""
         kept = [self.answers[name] for name in names]
         values = [[own.rewards.mean(axis=0) for own in prompts] for prompts in kept]
-        costs = [[beta * own.kl.mean() for own in prompts] for prompts in kept]
+        costs = [[beta * (own.own - own.base).mean() for own in prompts] for prompts in kept]
         return np.array(values), np.array(costs)
 
 
@@ -82,7 +80,7 @@ def read_split(data: Path, split: str, traits: list[str], members: list[str]) ->
     for trait in traits:
         scores = _read(data, "rewards", trait).select("prompt_id", "sample", f"reward_{trait}")
         rollouts = rollouts.join(scores, on=["prompt_id", "sample"], how="left")
-    rollouts = rollouts.with_columns(kl=pl.lit(0.0), logprob_base="logprob")
+    rollouts = rollouts.with_columns(logprob_base="logprob")
     answers = {"base": _by_prompt(rollouts, rewards, len(prompts), "the rollouts")}
 
     values = _read(data, "values").join(order, on="prompt_id") if members else None
@@ -145,17 +143,17 @@ def _read(data: Path, name: str, trait: str | None = None) -> pl.DataFrame:
 
 
 def _by_prompt(frame: pl.DataFrame, rewards: list[str], prompts: int, what: str) -> list[Answers]:
-    columns = [*rewards, "kl", "logprob_base", "logprob"]
+    columns = [*rewards, "logprob_base", "logprob"]
     lacking = [column for column in columns if column not in frame.columns]
     if lacking:
         raise PaletteError(f"{what} lack the columns {', '.join(lacking)}")
     frame = frame.sort("place", "sample")
     numbers = frame.select(pl.col(columns).cast(pl.Float64)).to_numpy()
     sizes = np.bincount(frame["place"], minlength=prompts)
-    if not sizes.all() or np.isnan(numbers[:, : len(rewards) + 1]).any():
+    if not sizes.all() or np.isnan(numbers).any():
         raise PaletteError(f"{what} are not all there, or not all scored; run `dvc repro` again")
     d = len(rewards)
     return [
-        Answers(part[:, :d], part[:, d], part[:, d + 1], part[:, d + 2])
+        Answers(part[:, :d], part[:, d], part[:, d + 1])
         for part in np.split(numbers, sizes.cumsum()[:-1])
     ]

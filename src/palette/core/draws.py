@@ -99,20 +99,18 @@ def shuffled(size: int, count: int, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate(orders)[:count]
 
 
-def by_length(draws: Draws, lengths: np.ndarray, batch: int, parts: int) -> Draws:
-    """The same rows, those of a part of like length.
+def by_length(lengths: np.ndarray, members: int, batch: int, parts: int) -> np.ndarray:
+    """Row numbers (steps, parts, members · batch / parts): rows of a part are of like length.
 
     Args:
-        draws: in each step the rows of one member after another.
-        lengths: (rows,) tokens.
+        lengths: (rows,) tokens; in each step the rows of one member after another.
         batch: rows per member and step; a multiple of `parts`.
     """
-    members = int(draws.members.max()) + 1 if len(draws) else 1
-    blocks = lengths.reshape(-1, members, batch)
-    order = blocks.argsort(axis=2, kind="stable")
-    order = order + np.arange(len(draws))[::batch].reshape(-1, members, 1)
+    order = lengths.reshape(-1, members, batch).argsort(axis=2, kind="stable")
+    order = order + np.arange(len(lengths))[::batch].reshape(-1, members, 1)
     # (steps, members, parts, rows) → (steps, parts, members, rows)
-    return draws[order.reshape(len(blocks), members, parts, -1).swapaxes(1, 2).ravel()]
+    order = order.reshape(len(order), members, parts, -1).swapaxes(1, 2)
+    return order.reshape(len(order), parts, -1)
 
 
 def _joined(each: list[Draws]) -> Draws:

@@ -21,6 +21,10 @@ from palette.params import Adapters
 Log = list[tuple[str, int, float]]
 """(phase, step, loss): columns of the table `training`"""
 Progress = Callable[[int], None] | None
+PARTS = 4
+"""A step's rows are passed through the model sorted by length, in at least so many parts."""
+CELLS = 32_000_000
+"""Logits of a part at most (tokens × vocabulary): 128 MB, of which training holds some copies."""
 
 
 @dataclass(frozen=True)
@@ -108,17 +112,27 @@ class Course:
         """The learning rate of the steps that are left."""
         return LambdaLR(self.optimizer, lambda step: self.clock.rate(self.first + step))
 
-    def callbacks(self, learner: Learner, logs: Callable[[], list[Log]]) -> list[Any]:
-        """For a Trainer: random numbers by step, checkpoints, progress, and the end of the budget."""
+    def callbacks(
+        self, learner: Learner, task: Task, share: float | None, logs: Callable[[], list[Log]]
+    ) -> list[Any]:
+        """For a Trainer: random numbers by step, the share reached, checkpoints, budget, progress.
+
+        Args:
+            share: at which a member's training ends; None: at none.
+        """
         from palette.lm.checkpoints import Saving
+        from palette.lm.reaching import Reaching
         from palette.lm.trainers import Advance, Ending
 
         def kept() -> dict[str, Any]:
-            return {"logs": logs(), "elapsed": self.clock.elapsed}
+            done = np.flatnonzero(learner.rows.done).tolist()
+            return {"logs": logs(), "elapsed": self.clock.elapsed, "done": done}
 
-        saving = Saving(self.checkpoint, self.phase, learner.rows, kept, self.first)
-        ending = Ending(lambda step: self.clock.over(self.first + step))
-        return [saving, ending, *([Advance(self.progress)] if self.progress else [])]
+        # A checkpoint knows what was reached in its step.
+        callbacks: list[Any] = [Reaching(learner, task, self, share)] if share else []
+        callbacks.append(Saving(self.checkpoint, self.phase, learner.rows, kept, self.first))
+        callbacks.append(Ending(lambda step: self.clock.over(self.first + step)))
+        return [*callbacks, *([Advance(self.progress)] if self.progress else [])]
 
 
 def learning(
@@ -156,3 +170,15 @@ def common(
         "bf16": False, "activation_checkpointing": False, "use_cpu": policy.device.type == "cpu",
         "dataloader_pin_memory": False,
     }  # fmt: skip
+
+
+def parts_of(learner: Learner, batch: int, longest: int) -> int:
+    """Into how many parts a step's rows are split: a divisor of the batch of one member.
+
+    Args:
+        longest: tokens of the longest row.
+    """
+    vocabulary = learner.policy.model.config.get_text_config().vocab_size
+    cells = batch * learner.members * longest * vocabulary
+    wanted = min(batch, max(PARTS, -(-cells // CELLS)))
+    return next(parts for parts in range(wanted, batch + 1) if batch % parts == 0)

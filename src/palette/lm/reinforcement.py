@@ -4,12 +4,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from palette.core import draws
 from palette.core.draws import Draws
 from palette.lm.generation import generate, row_uniforms
-from palette.lm.learner import Course, Learner, Log, Task, common
+from palette.lm.learner import Course, Learner, Log, Task, common, parts_of
 from palette.lm.row_lora import Sampled
 from palette.params import Adapters
 
@@ -32,13 +33,26 @@ def reinforce(
     asked = _asked(learner, task, settings)
     asked = asked[np.arange(len(asked) * course.first // course.steps, len(asked))]
     logs = course.logs
+    longest = max(map(len, task.prompts)) + task.max_new_tokens
 
-    def sample(prompts: list[list[int]], condition: Tensor, step: int) -> list[list[int]]:
+    def sample(
+        prompts: list[list[int]], condition: Tensor, step: int
+    ) -> tuple[list[list[int]], np.ndarray]:
         uniforms = row_uniforms(
             len(prompts), task.max_new_tokens, "rloo", settings.seed, course.first + step
         )
-        own = Sampled(learner.rows, condition)
-        return generate(learner.policy, prompts, task.max_new_tokens, uniforms, adapters=own).tokens
+        alive = np.ones(len(prompts), dtype=bool)
+        if condition.ndim == 1:  # members that are done answer with nothing
+            alive = ~learner.rows.done[condition.cpu().numpy()]
+        own = Sampled(learner.rows, condition[torch.from_numpy(alive).to(condition.device)])
+        asked = [prompt for prompt, on in zip(prompts, alive, strict=True) if on]
+        answers = generate(
+            learner.policy, asked, task.max_new_tokens, uniforms[alive], adapters=own
+        )
+        found, nothing = iter(answers.tokens), [min(learner.policy.eos)]
+        logprobs = np.zeros(len(prompts))
+        logprobs[alive] = answers.logprobs
+        return [next(found) if on else nothing for on in alive], logprobs
 
     def reward(
         completions: list[str], question: list[str], weights: list, member: list[int], **_: Any
@@ -46,8 +60,10 @@ def reinforce(
         texts = [text.strip() for text in completions]
         worth = (task.reward(question, texts) * np.array(weights)).sum(axis=1)
         step = course.first + trainer.state.global_step + 1
-        for number, log in enumerate(logs):
-            log.append((course.phase, step, -float(worth[np.array(member) == number].mean())))
+        for number in np.flatnonzero(~learner.rows.done):
+            logs[number].append(
+                (course.phase, step, -float(worth[np.array(member) == number].mean()))
+            )
         return worth.tolist()
 
     rows = [
@@ -81,11 +97,11 @@ def reinforce(
             processing_class=learner.policy.tokenizer,
             rows=learner.rows,
             beta=task.beta,
-            members=learner.members,
+            parts=parts_of(learner, settings.rloo_batch, longest),
             sample=sample,
             optimizers=(course.optimizer, course.schedule()),
         )
-        callbacks = course.callbacks(learner, lambda: logs)
+        callbacks = course.callbacks(learner, task, settings.share, lambda: logs)
         run(trainer, "adapters.rloo_learning_rate", callbacks)
     return logs
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -38,10 +39,13 @@ Matrices = dict[str, tuple[Tensor, Tensor]]
 class RowLora(nn.Module, ABC):
     """Adapters of a model's linear layers; `attach` it to a twin of the model, then `focus` it."""
 
-    def __init__(self, sizes: Sizes, rank: int):
+    def __init__(self, sizes: Sizes, rank: int, trainings: int = 1):
         super().__init__()
         self.rank = rank
         self.sizes = sizes
+        self.done = np.zeros(trainings, dtype=bool)
+        """which members stay as they are"""
+        self._kept: dict[str, Tensor] = {}
         self._condition: Tensor | None = None
 
     def attach(self, model: nn.Module) -> None:
@@ -57,6 +61,21 @@ class RowLora(nn.Module, ABC):
             condition: (rows,) member numbers of `Stacked`; (rows, d) weights of `Family`.
         """
         self._condition = condition
+
+    def keep(self, members: np.ndarray) -> None:
+        """From now on `restore` makes these members what they are now."""
+        self.done[members] = True
+        self._kept = {
+            name: tensor.detach()[self.done].clone()
+            for name, tensor in self.named_parameters()
+            if len(self.done) > 1 and self.done.any()
+        }
+
+    def restore(self) -> None:
+        """Undo what a step did to members that are kept: their moments push on with no gradient."""
+        with torch.no_grad():
+            for name, kept in self._kept.items():
+                self.get_parameter(name)[self.done] = kept
 
     @abstractmethod
     def matrices(self, condition: Tensor) -> Matrices:
@@ -77,7 +96,7 @@ class Stacked(RowLora):
     """K adapters, each as if trained alone: all begin alike, and none's gradient knows the others."""
 
     def __init__(self, sizes: Sizes, rank: int, members: int, seed: int):
-        super().__init__(sizes, rank)
+        super().__init__(sizes, rank, members)
         first = _first(self.sizes, rank, seed)
         self.a = nn.ParameterDict(
             {_key(name): a.repeat(members, 1, 1) for name, a in first.items()}

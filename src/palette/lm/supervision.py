@@ -9,14 +9,9 @@ from torch import Tensor
 
 from palette.core import draws
 from palette.core.draws import Draws
-from palette.lm.learner import Course, Learner, Log, Task, common
-from palette.lm.models import LanguageModel
+from palette.core.reaching import REACHED
+from palette.lm.learner import Course, Learner, Log, Task, common, parts_of
 from palette.params import Adapters
-
-PARTS = 4
-"""A step's rows are passed through the model sorted by length, in at least so many parts."""
-CELLS = 32_000_000
-"""Logits of a part at most (tokens × vocabulary): 128 MB, of which training holds some copies."""
 
 
 def supervised(
@@ -35,8 +30,9 @@ def supervised(
     course = course or Course.begin(learner, "supervised", settings)
     chosen, lengths = _drawn(learner, task, settings)
     per_step = settings.batch * learner.members
-    parts = _parts(learner.policy, settings.batch, per_step, int(lengths.max()))
-    chosen = draws.by_length(chosen, lengths, settings.batch, parts)
+    parts = parts_of(learner, settings.batch, int(lengths.max()))
+    order = draws.by_length(lengths, learner.members, settings.batch, parts)
+    chosen = chosen[order.ravel()]
     with TemporaryDirectory() as folder:
         config = SFTConfig(
             **common(learner.policy, folder, course.left, course.learning_rate, settings.seed),
@@ -58,18 +54,18 @@ def supervised(
         )
 
         def logs() -> list[Log]:
-            return [
-                [
-                    *before,
-                    *(
-                        (course.phase, course.first + step, losses[member])
-                        for step, losses in trainer.losses.items()
-                    ),
+            found = []
+            for member, before in enumerate(course.logs):
+                own = [
+                    (course.phase, course.first + step, losses[member])
+                    for step, losses in trainer.losses.items()
+                    if member in losses
                 ]
-                for member, before in enumerate(course.logs)
-            ]
+                found.append(sorted([*before, *own], key=lambda row: row[0] == REACHED))
+            return found
 
-        run(trainer, "adapters.learning_rate", course.callbacks(learner, logs))
+        callbacks = course.callbacks(learner, task, settings.share, logs)
+        run(trainer, "adapters.learning_rate", callbacks)
     return logs()
 
 
@@ -132,10 +128,3 @@ def _collator(
         }  # fmt: skip
 
     return collate
-
-
-def _parts(lm: LanguageModel, batch: int, rows: int, longest: int) -> int:
-    """Into how many parts a step's rows are split: a divisor of the batch of one member."""
-    vocabulary = lm.model.config.get_text_config().vocab_size
-    wanted = min(batch, max(PARTS, -(-rows * longest * vocabulary // CELLS)))
-    return next(parts for parts in range(wanted, batch + 1) if batch % parts == 0)

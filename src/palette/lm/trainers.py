@@ -9,11 +9,13 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
 from trl import RLOOTrainer, SFTTrainer
 
+from palette.core.draws import by_length
 from palette.errors import PaletteError
 from palette.lm.row_lora import RowLora
 
@@ -54,6 +56,8 @@ class RowTrainer(SFTTrainer):
         """step → member → loss"""
 
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
+        if self.rows.done.any():
+            inputs = _without(inputs, self.rows.done)
         self.rows.focus(inputs["condition"])
         logits = model(
             input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
@@ -64,8 +68,8 @@ class RowTrainer(SFTTrainer):
         members = inputs["member"]
         sums = each.new_zeros(int(members.max()) + 1).index_add(0, members, each)
         own = self.losses[self.state.global_step + 1]
-        for member, value in enumerate(sums.tolist()):
-            own[member] += value
+        for member in members.unique().tolist():
+            own[member] += sums[member].item()
         return sums.sum()
 
     def _send_telemetry(self) -> None:
@@ -77,17 +81,25 @@ class ReinforceTrainer(RLOOTrainer):
 
     On token prompts, with the project's own sampler: TRL would tokenize texts, and sample with
     whatever generation config the base brings along. TRL would also load a second model as the
-    reference; the base is the same model without the rows' adapters.
+    reference; the base is the same model without the rows' adapters. Rows pass through the model in
+    parts of like length, each of which is forgotten before the next.
     """
 
     def __init__(
-        self, *args: Any, rows: RowLora, beta: float, members: int,
-        sample: Callable[[list, Tensor, int], list[list[int]]], **kwargs: Any,
+        self, *args: Any, rows: RowLora, beta: float, parts: int,
+        sample: Callable[[list, Tensor, int], tuple[list[list[int]], np.ndarray]], **kwargs: Any,
     ):  # fmt: skip
+        """
+        Args:
+            beta: price of one nat of KL to the base.
+            parts: into which a step's rows are split.
+            sample: (prompts, conditions, step) → tokens of the answers, and their log-probabilities.
+        """
         super().__init__(*args, **kwargs)  # its own β is 0, or it would load that model
-        self.rows, self.sample, self.beta, self.members = rows, sample, beta, members
+        self.rows, self.sample, self.beta, self.parts = rows, sample, beta, parts
         self.ref_model = object()
         self.condition: Tensor | None = None
+        self.sampled: Tensor | None = None
 
     def _tokenize_prompts(self, prompts: list) -> tuple[list, None, dict]:
         return prompts, None, {}
@@ -95,7 +107,9 @@ class ReinforceTrainer(RLOOTrainer):
     def _generate_single_turn(
         self, prompt_ids: list, images: None, fields: dict
     ) -> list[list[int]]:
-        return self.sample(prompt_ids, self.condition, self.state.global_step)
+        tokens, logprobs = self.sample(prompt_ids, self.condition, self.state.global_step)
+        self.sampled = torch.from_numpy(logprobs).to(self.args.device, torch.float32)
+        return tokens
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, Tensor]:
         self.condition = torch.tensor([row["condition"] for row in inputs], device=self.args.device)
@@ -103,24 +117,81 @@ class ReinforceTrainer(RLOOTrainer):
         # Travels with its row where TRL shuffles rows.
         return output | {"condition": self.condition}
 
-    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> tuple:
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, ids: Tensor, attention: Tensor, longest: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor, None]:
+        """Log-probabilities (rows, longest) of answers' tokens.
+
+        The base scores rows in parts, each as wide as its own longest answer. What the policy gives to
+        its own answers the sampler knows already: TRL adds up, so the sum stands at the first token.
+        """
+        if torch.is_grad_enabled():
+            return self._scored(model, ids, attention, longest)
+        found = torch.zeros((len(ids), longest), device=ids.device)
+        if model is not self.ref_model:
+            found[:, 0] = self.sampled
+            return found, found, None
+        lengths, conditions = attention[:, -longest:].sum(1), self.condition
+        for part in self._parts(lengths, conditions):
+            width = int(lengths[part].max())
+            kept = slice(ids.shape[1] - longest + width)
+            self.condition = conditions[part]
+            found[part, :width] = self._scored(
+                model, ids[part, kept], attention[part, kept], width
+            )[0]
+        self.condition = conditions
+        return found, found, None
+
+    def _scored(
+        self, model: Any, ids: Tensor, attention: Tensor, longest: int
+    ) -> tuple[Tensor, Tensor, None]:
         self.rows.focus(None if model is self.ref_model else self.condition)
-        # In one batch, as `condition` has it.
-        return super()._get_per_token_logps_and_entropies(
-            self.model, *args[:3], **{**kwargs, "batch_size": None}
-        )
+        logps, *_ = super()._get_per_token_logps_and_entropies(self.model, ids, attention, longest)
+        return logps, torch.zeros_like(logps), None  # TRL logs the entropy, which nobody reads
 
     def _compute_loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
-        condition = inputs.pop("condition")
-        if condition.ndim == 1:  # members: rows of one after rows of another
-            order = condition.argsort(stable=True)
-            inputs, condition = {k: v[order] for k, v in inputs.items()}, condition[order]
-        self.condition = condition
-        # TRL's mean over all rows, made each member's own.
-        return super()._compute_loss(model, inputs) * self.members
+        """One part's loss and gradient after another; only the last is left to the trainer."""
+        conditions = inputs.pop("condition")
+        lengths = inputs["completion_mask"].sum(1)
+        rows_of_a_member = len(lengths) / len(self.rows.done)
+        loss = torch.zeros((), device=lengths.device)
+        for part in self._parts(lengths, conditions):
+            if loss.requires_grad:
+                self.accelerator.backward(loss)
+            width = int(lengths[part].max())
+            own = {key: rows[part] for key, rows in inputs.items()}
+            own |= {key: own[key][:, :width] for key in ("completion_ids", "completion_mask")}
+            self.condition = conditions[part]
+            # TRL's mean over the part, made each member's own over all of its rows.
+            share = len(part) / rows_of_a_member
+            loss = loss.detach() + super()._compute_loss(model, own) * share
+        return loss
+
+    def _parts(self, lengths: Tensor, conditions: Tensor) -> list[Tensor]:
+        """Row numbers of each part: of like lengths, and as many rows of each member in training."""
+        members = torch.zeros_like(lengths) if conditions.ndim > 1 else conditions
+        training = torch.from_numpy(~self.rows.done).to(members.device)
+        order = members.argsort(stable=True)
+        order = order[training[members[order]]]
+        count = int(training.sum())
+        parts = by_length(
+            lengths[order].cpu().numpy(), count, len(order) // count, self.parts
+        )[0]  # fmt: skip
+        return [order[torch.from_numpy(part).to(order.device)] for part in parts]
 
     def _send_telemetry(self) -> None:
         """Training tells nobody."""
+
+
+def _without(inputs: dict[str, Tensor], done: np.ndarray) -> dict[str, Tensor]:
+    """A part's batch without the rows of members that are done."""
+    width = inputs["input_ids"].shape[1]
+    kept = ~torch.from_numpy(done).to(inputs["condition"].device)[inputs["condition"]]
+    targets, moved = kept[inputs["place"] // width], kept.cumsum(0) - 1
+    found = {key: inputs[key][kept] for key in ("input_ids", "attention_mask", "condition")}
+    found |= {key: inputs[key][targets] for key in ("place", "token", "member", "share")}
+    place = found["place"]
+    return found | {"place": moved[place // width] * width + place % width}
 
 
 class Finite(TrainerCallback):

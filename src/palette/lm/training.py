@@ -72,7 +72,8 @@ def _train(
         for course in courses:
             course.logs, course.checkpoint = logs, checkpoint
             course.clock.restart()
-            logs = PHASES[course.phase](learner, task, settings, course)
+            if not learner.rows.done.all():
+                logs = PHASES[course.phase](learner, task, settings, course)
     learner.rows.focus(None)
     return logs
 
@@ -90,6 +91,7 @@ def _resumed(
     checkpoint.load(learner.rows, course.optimizer)  # the moments are this phase's
     course.first, course.clock.spent = step, kept["elapsed"]
     course.logs = [[tuple(row) for row in log] for log in kept["logs"]]
+    learner.rows.keep(np.array(kept["done"], dtype=int))
     if course.progress:
         course.progress(step)
     return courses[place:]

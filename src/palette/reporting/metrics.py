@@ -53,6 +53,7 @@ def verdict(run: Run) -> Metrics:
         "certificate.thin": portfolio["thin"],
         "adapters.trainings": len(run.steps),
         "adapters.cut_short": cut_short(run),
+        "adapters.reached": len(run.reached),
         "adapters.share.min": portfolio["adapters"]["share_min"],
         "adapters.share.mean": portfolio["adapters"]["share_mean"],
     }
@@ -61,7 +62,7 @@ def verdict(run: Run) -> Metrics:
 def cut_short(run: Run) -> int:
     """How many trainings adapters.max_minutes ended before their steps were done."""
     asked = run.params.adapters.steps + run.params.adapters.rloo_steps
-    return sum(steps < asked for steps in run.steps.values())
+    return sum(steps < asked and who not in run.reached for who, steps in run.steps.items())
 
 
 def methods(evaluation: pl.DataFrame, settings: Evaluation) -> Metrics:

@@ -10,6 +10,7 @@ import polars as pl
 
 from palette import arrays, tables
 from palette.core.envelope import Cell, Planes
+from palette.core.reaching import REACHED
 from palette.core.region import Region
 from palette.params import Params
 from palette.reporting.losses import Losses, as_planned
@@ -61,6 +62,8 @@ class Run:
     """reason → how many were not"""
     steps: dict[str, int]
     """training → steps that it took; a family is one"""
+    reached: frozenset[str]
+    """trainings that ended because they had reached adapters.share"""
 
     @property
     def region(self) -> Region:
@@ -86,6 +89,7 @@ def read(params: Params) -> Run:
     members = [member["id"] for member in portfolio["members"]]
     users = tables.read("users")
     losses, planned = read_losses(params, portfolio, plan)
+    logs = read_logs()
     return Run(
         params=params,
         portfolio=portfolio,
@@ -108,7 +112,8 @@ def read(params: Params) -> Run:
         revealed=read_if_there("revealed"),
         pairs=len(tables.read("pairs")) if tables.path("pairs").exists() else None,
         dropped=counts(read_if_there("dropped")["reason"]),
-        steps=read_steps(),
+        steps=counts(logs.filter(pl.col("phase") != REACHED)["member"]),
+        reached=frozenset(logs.filter(phase=REACHED)["member"]),
     )
 
 
@@ -172,10 +177,10 @@ def read_if_there(name: str) -> pl.DataFrame:
     return tables.read(name) if tables.path(name).exists() else tables.empty(name)
 
 
-def read_steps() -> dict[str, int]:
-    family = read_if_there("family_training")
-    of_family = {"the family": len(family)} if len(family) else {}
-    return of_family | counts(read_if_there("training")["member"])
+def read_logs() -> pl.DataFrame:
+    """The logs of all trainings, by `member`; a family is one."""
+    family = read_if_there("family_training").with_columns(member=pl.lit("the family"))
+    return pl.concat([family, read_if_there("training")], how="diagonal")
 
 
 def read_method() -> str | None:
