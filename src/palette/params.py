@@ -172,8 +172,8 @@ class Adapters(Section):
 
 
 class ValueSamples(Section):
-    select: Positive = 48
-    certify: Positive = 48
+    select: Positive = 32
+    certify: Positive = 32
     test: Positive = 24
 
 

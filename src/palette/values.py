@@ -3,8 +3,8 @@
     python -m palette.values
 
 Each answer carries its rewards and its log-probabilities under the member and under the base. The
-base's certify rollouts are scored under every member too, so that the verdict may join both samples. What a member that has not changed
-answered and scored is taken from the store.
+base's certify rollouts are scored under every member too, so that the verdict may join both samples.
+What a member that has not changed answered and scored is taken from the store.
 """
 
 import io
