@@ -119,3 +119,24 @@ def test_gradient_and_curvature_are_the_derivatives():
 def test_one_sample_is_refused():
     with pytest.raises(ValueError, match="two samples"):
         Ideal(np.zeros((2, 1, 2)), BETA).upward(np.array([[0.5, 0.5]]))
+
+
+def test_prompts_that_share_few_rewards_are_counted_as_one_list():
+    """Value, policy and curvature are those of the prompts one by one, also far below the top."""
+    rng = np.random.default_rng(3)
+    grid = np.array([[brief / 8, joke] for brief in range(9) for joke in (0.0, 0.6, 1.0)])
+    rewards = grid[rng.integers(len(grid), size=(6, 60))]
+    rewards[0] = grid[0]  # nowhere near the others' best
+    log_weights = rng.normal(0, 1, (6, 60))
+    log_weights[1, 20:] = -np.inf
+    weights = rng.dirichlet([0.4, 0.4], 25)
+    for beta in (0.1, 0.01):
+        ideal = Ideal(rewards, beta, log_weights)
+        small = ideal.condensed()
+        assert len(small.atoms.rewards) <= len(grid)
+        np.testing.assert_allclose(small.value(weights), ideal.value(weights), atol=1e-12)
+        np.testing.assert_allclose(small.curvature(weights), ideal.curvature(weights), atol=1e-9)
+        for found, want in zip(small.policy(weights), ideal.policy(weights), strict=True):
+            np.testing.assert_allclose(found, want, atol=1e-9)
+    assert Ideal(rewards, 0.003, log_weights).condensed().atoms is None  # exponentials would vanish
+    assert Ideal(rng.uniform(size=(6, 60, 2)), 0.1).condensed().atoms is None  # nothing is shared

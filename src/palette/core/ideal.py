@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from palette.core.atoms import Atoms, shared
 from palette.core.envelope import Planes
 
 CHUNK = 200_000  # scores held at once: more leave the cache, and slow down
@@ -28,6 +29,8 @@ class Ideal:
     blocks: np.ndarray | None = None
     """(prompts,): into how many equal runs of consecutive samples each prompt's fall, so that the runs
     are independent and alike (a stratified mixture's single samples are not); None: each its own"""
+    atoms: Atoms | None = None
+    """the same samples as a list of rewards that the prompts share; None: they share too few"""
 
     @property
     def counts(self) -> np.ndarray:
@@ -57,7 +60,10 @@ class Ideal:
         for row, (distinct, weights) in enumerate(parts):
             rewards[row, : len(distinct)] = distinct
             condensed[row, : len(distinct)] = weights
-        return Ideal(rewards, self.beta, condensed)
+        counts = np.isfinite(condensed).sum(axis=1)
+        return Ideal(
+            rewards, self.beta, condensed, atoms=shared(rewards, condensed, counts, self.beta)
+        )
 
     def base(self) -> np.ndarray:
         """(prompts, d): mean rewards of the base itself."""
@@ -68,6 +74,8 @@ class Ideal:
 
     def value(self, weights: np.ndarray) -> np.ndarray:
         """(W, prompts): plug-in estimate of f* at weights (W, d). Convex in w; errs downward."""
+        if self.atoms is not None:
+            return self.atoms.value(weights)
         result = np.empty((len(weights), len(self.rewards)))
         for rows, prompt, _, scores in self._scores(weights):
             result[rows, prompt] = _log_sum(scores) - np.log(scores.shape[1])
@@ -115,6 +123,8 @@ class Ideal:
         Both are plug-in estimates, so that `w·v − β·KL` is exactly `value(w)`. KL in nats; it can
         not exceed the log of the number of samples, and nears it where samples are too few.
         """
+        if self.atoms is not None:
+            return self.atoms.policy(weights)
         means = np.empty((len(weights), len(self.rewards), self.rewards.shape[2]))
         value = np.empty(means.shape[:2])
         for rows, prompt, rewards, scores in self._scores(weights):
@@ -126,6 +136,8 @@ class Ideal:
 
     def curvature(self, weights: np.ndarray) -> np.ndarray:
         """(W, d, d): the Hessian of f*, averaged over prompts: Cov of r under π*_w, over β."""
+        if self.atoms is not None:
+            return self.atoms.curvature(weights)
         weights = np.asarray(weights, dtype=float)
         d = self.rewards.shape[2]
         result = np.zeros((len(weights), d, d))
