@@ -28,6 +28,10 @@ Files = Mapping[str, bytes]
 """an ordinary PEFT adapter, by file name"""
 SAMPLES, DRAWS = 16, 2000
 """answers per select prompt and weight; bootstrap draws"""
+LARGER = {
+    "sandbox": {"layers": 4, "hidden": 128, "steps": 2000}, "rollouts": {"max_new_tokens": 64},
+}  # fmt: skip
+"""Twice the parameters, and room for every answer."""
 MADE_OF = {"sandbox", "rollouts", "traits", "objective"}
 """sections of params that make a world; the others may change"""
 
@@ -75,13 +79,14 @@ class World:
         return each.reshape(-1, SAMPLES).mean(1)
 
 
-def made(seed: int) -> World:
-    """A sandbox of default size: its base, and the rollouts of the train and select prompts."""
-    folder = worlds.SCRATCH / f"recipes{seed}"
+def made(seed: int, larger: bool) -> World:
+    """A sandbox, of default size or larger: its base, and the rollouts of the train and select prompts."""
+    folder = worlds.SCRATCH / f"recipes{seed}{'-larger' if larger else ''}"
     folder.mkdir(parents=True, exist_ok=True)
+    changed = LARGER if larger else {"sandbox": {}, "rollouts": {}}
     params = Params.model_validate({
-        "sandbox": {"seed": seed},
-        "rollouts": {"samples": {"certify": 2, "test": 2}},
+        "sandbox": {"seed": seed} | changed["sandbox"],
+        "rollouts": {"samples": {"certify": 2, "test": 2}} | changed["rollouts"],
         "traits": {name: worlds.TRAITS[name] for name in TRAITS},
         "objective": {"beta": worlds.BETA},
     })  # fmt: skip
@@ -92,7 +97,7 @@ def made(seed: int) -> World:
         if tables.DATA.exists() and (not told.exists() or told.read_text() != settings):
             shutil.rmtree(tables.DATA)
         told.write_text(settings)
-        if not (tables.DATA / "base").exists() and base.exists():
+        if not larger and not (tables.DATA / "base").exists() and base.exists():
             shutil.copytree(base, "base.part", dirs_exist_ok=True)
             tables.DATA.mkdir(exist_ok=True)
             Path("base.part").rename(tables.DATA / "base")

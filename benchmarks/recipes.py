@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/recipes.py              # what the table lacks; three seeds of the sandbox
     .venv/bin/python benchmarks/recipes.py --seeds 1    # one seed
+    .venv/bin/python benchmarks/recipes.py --larger     # the family's recipes with 0.9 M parameters
     .venv/bin/python benchmarks/recipes.py --fresh      # all anew
     .venv/bin/python benchmarks/recipes.py --quick      # a fortieth of the samples, no file
 
@@ -47,7 +48,7 @@ WEIGHTS = np.array([
     [1 / 3, 1 / 3, 1 / 3],
 ])  # fmt: skip
 SCHEMA = {
-    "seed": pl.Int64, "recipe": pl.String, "rows": pl.Int64, "seconds": pl.Float64,
+    "world": pl.String, "seed": pl.Int64, "recipe": pl.String, "rows": pl.Int64, "seconds": pl.Float64,
     "worst": pl.Float64, "worst_low": pl.Float64, "worst_high": pl.Float64,
     "mean": pl.Float64, "mean_low": pl.Float64, "mean_high": pl.Float64, "worst_at": pl.String,
 }  # fmt: skip
@@ -141,7 +142,7 @@ class Recipe:
 
 
 def recipes(fraction: int) -> dict[str, Recipe]:
-    """Name → recipe; a fraction of the default's rows."""
+    """Name → recipe; a fraction of the default's rows, but for the last, which has more."""
     default, count = Adapters(), len(WEIGHTS)
     rows = Recipe(family, default, 1).rows
     cut = fraction * count
@@ -163,11 +164,15 @@ def recipes(fraction: int) -> dict[str, Recipe]:
         "family, linear gates, soft targets": Recipe(linear, supervised, 1),
         "family, gates, soft targets": Recipe(family, supervised, 1),
         "family, gates, soft targets, then RLOO (default)": Recipe(family, both, 1),
+        "the same, three times the RLOO steps": Recipe(
+            family, of(default.steps // fraction, 3 * default.rloo_steps // fraction), 1
+        ),
     }
 
 
 def main(
     seeds: list[int] = typer.Option(SEEDS, help="of the sandbox; each makes a world once"),  # noqa: B008
+    larger: bool = typer.Option(False, help="a larger world; families alone"),
     fresh: bool = typer.Option(False, help="measure again what the table has"),
     quick: bool = typer.Option(False, help="a fortieth of the samples, no file"),
 ) -> None:
@@ -176,15 +181,18 @@ def main(
     table = pl.DataFrame(schema=SCHEMA)
     if TABLE.exists() and not (fresh or quick):
         table = pl.read_csv(TABLE, schema=SCHEMA)
-    todo = recipes(QUICK if quick else 1)
+    todo, name = recipes(QUICK if quick else 1), "larger" if larger else "sandbox"
+    if larger:
+        todo = {recipe: own for recipe, own in todo.items() if own.trainings == 1}
     for seed in seeds:
-        done = set(table.filter(seed=seed).select("recipe", "rows").rows())
-        missing = {name: own for name, own in todo.items() if (name, own.rows) not in done}
+        done = set(table.filter(world=name, seed=seed).select("recipe", "rows").rows())
+        missing = {key: own for key, own in todo.items() if (key, own.rows) not in done}
         if not missing:
             continue
-        world = made(seed)
-        for name, recipe in missing.items():
-            row = pl.DataFrame([measured(world, seed, name, recipe)], schema=SCHEMA)
+        world = made(seed, larger)
+        for key, recipe in missing.items():
+            row = {"world": name, "seed": seed} | measured(world, f"{name} {seed}: {key}", recipe)
+            row = pl.DataFrame([row | {"recipe": key}], schema=SCHEMA)
             table = pl.concat([table, row])
             if not quick:
                 RESULTS.mkdir(exist_ok=True)
@@ -192,9 +200,9 @@ def main(
     show(table)
 
 
-def measured(world: World, seed: int, name: str, recipe: Recipe) -> dict[str, object]:
+def measured(world: World, words: str, recipe: Recipe) -> dict[str, object]:
     with Bar(console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"seed {seed}: {name}", total=recipe.steps)
+        task = bar.add_task(words, total=recipe.steps)
         start = time.perf_counter()
         adapters = recipe.train(
             world.lm, replace(world.task), recipe.settings, lambda steps: bar.advance(task, steps)
@@ -204,7 +212,7 @@ def measured(world: World, seed: int, name: str, recipe: Recipe) -> dict[str, ob
     worst, mean = (np.quantile(d, [0.025, 0.975]) for d in (drawn.min(1), drawn.mean(1)))
     at = " ".join(f"{weight:.2f}" for weight in WEIGHTS[shares.argmin()])
     return {
-        "seed": seed, "recipe": name, "rows": recipe.rows, "seconds": seconds,
+        "rows": recipe.rows, "seconds": seconds,
         "worst": shares.min(), "worst_low": worst[0], "worst_high": worst[1],
         "mean": shares.mean(), "mean_low": mean[0], "mean_high": mean[1], "worst_at": at,
     }  # fmt: skip
@@ -212,15 +220,22 @@ def measured(world: World, seed: int, name: str, recipe: Recipe) -> dict[str, ob
 
 def show(frame: pl.DataFrame) -> None:
     table = Table(
-        "seed", "recipe", "rows", "seconds", "worst share (95 %)", "mean share (95 %)", "worst at",
+        "world", "recipe", "rows", "seconds", "worst share (95 %)", "mean share (95 %)", "worst at",
         title=f"Share reached at {len(WEIGHTS)} weights, select prompts",
     )  # fmt: skip
-    for row in frame.sort("seed", maintain_order=True).iter_rows(named=True):
+    for row in frame.sort("world", "seed", descending=[True, False], maintain_order=True).iter_rows(
+        named=True
+    ):
         shares = (
             f"{row[what]:.3f} ({row[what + '_low']:.3f} to {row[what + '_high']:.3f})"
             for what in ("worst", "mean")
         )
-        own = str(row["seed"]), row["recipe"], f"{row['rows']:,}", f"{row['seconds']:.0f}"
+        own = (
+            f"{row['world']} {row['seed']}",
+            row["recipe"],
+            f"{row['rows']:,}",
+            f"{row['seconds']:.0f}",
+        )
         table.add_row(*own, *shares, row["worst_at"])
     Console(width=140).print(table)
 

@@ -219,7 +219,7 @@ class Evaluation(Section):
 
 
 class Runtime(Section):
-    engine: Literal["loky", "threading", "sequential", "dask", "ray"] = "loky"
+    engine: Literal["loky", "threading", "sequential", "dask"] = "loky"
     workers: Positive = Field(2, description="processes that share the work")
     threads: Positive = Field(1, description="per worker")
     device: str = Field("auto", description="auto, cpu, cuda or mps")
