@@ -93,21 +93,22 @@ def worths(params: Params, on: Scored, members: Sequence[str]) -> Worths:
         PaletteError: data/values lacks a member or a prompt.
     """
     names = [f"reward_{trait}" for trait in params.traits]
-    # Without an order to keep, threads add up parts of a group as they come: other bits each time.
     answers = tables.read("values").with_columns(kl=pl.col("logprob") - pl.col("logprob_base"))
-    groups = answers.group_by("member", "prompt_id", maintain_order=True)
-    frame = groups.agg(pl.col([*names, "kl"]).mean())
+    place = on.prompts.select("prompt_id").with_row_index("place")
+    answers = answers.join(place, on="prompt_id").sort("member", "place", "sample")
     values, costs = [on.ideal.base()], [np.zeros(len(on.prompts))]
     for member in members:
-        rows = on.prompts.join(
-            frame.filter(member=member), on="prompt_id", how="left", maintain_order="left"
-        )
-        if rows["kl"].null_count():
+        own = answers.filter(member=member)
+        counts = np.bincount(own["place"], minlength=len(on.prompts))
+        if not counts.all():
             raise PaletteError(
                 f"data/values lacks member '{member}' on some prompts; run `dvc repro` again"
             )
-        values.append(rows.select(names).to_numpy())
-        costs.append(params.objective.beta * rows["kl"].to_numpy())
+        # Polars' threads would add up parts of a group as they come: other bits each time.
+        sums = np.add.reduceat(own.select(*names, "kl").to_numpy(), counts.cumsum() - counts)
+        means = sums / counts[:, None]
+        values.append(means[:, :-1])
+        costs.append(params.objective.beta * means[:, -1])
     return Worths(("base", *members), np.array(values), np.array(costs))
 
 
