@@ -3,6 +3,7 @@
 import pytest
 import report_world
 import tiny_chain
+import tiny_project
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +27,12 @@ def world(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     report_world.make(report_world.params_with(3))
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory):
+    """The git and DVC project of tests/tiny_project.py, after its first run. Read only."""
+    return tiny_project.build(tmp_path_factory.mktemp("tiny") / "project")
 
 
 def pytest_collection_modifyitems(items):
