@@ -2,12 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
 import polars as pl
 import pytest
-from report_world import EVIL, SECRET, USERS, make, params_with
+from report_world import EVIL, NAMES, SECRET, USERS, make, params_with
 
 from palette import report, tables
 from palette.core.envelope import Planes
@@ -216,18 +217,17 @@ def test_the_counts_of_routes_are_by_group_and_name_nobody(world):
     report.main(params_with(3))
     text = (world / "reports/routes.csv").read_text()
     counts = pl.read_csv(text.encode())
-    assert counts.columns == ["group", "member", "users"] and "user-" not in text
+    assert counts.columns == ["group", "member", "users"] and not any(name in text for name in NAMES)
     groups = dict(counts.group_by("group").agg(pl.col("users").sum()).rows())
     assert groups == {"seen": 7, "unseen": 3, "no_history": 2}
-    seen = [f"user-{i}" for i in range(5, USERS)]
-    routed = tables.read("routes").filter(pl.col("user_id").is_in(seen))["member"]
+    routed = tables.read("routes").filter(pl.col("user_id").is_in(NAMES[5:]))["member"]
     own = counts.filter(group="seen").select("member", "users")
     assert dict(own.rows()) == dict(routed.value_counts().rows())
 
 
 def test_the_rewards_of_what_is_served_have_intervals(world):
     run = read(params_with(3))
-    spread = pl.col("user_id").str.slice(5).cast(pl.Float64) / 100
+    spread = pl.col("user_id").str.extract(r"(\d+)$").cast(pl.Float64) / 100
     rows = run.evaluation.with_columns(reward_humor=spread)
     found = metrics.measure(replace(run, evaluation=rows))
     own = np.arange(5, USERS) / 100  # seen users
