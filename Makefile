@@ -12,8 +12,10 @@ run: .venv/ready            ## the main job: every stage that is stale, then a s
 test: .venv/ready           ## all tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-check: .venv/ready          ## style and imports
+check: .venv/ready          ## style, types, import boundaries
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
 
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv

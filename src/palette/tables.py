@@ -73,9 +73,17 @@ def write_json(target: Path, content: Any) -> Path:
 
 
 def read_json(source: Path) -> Any:
+    """Read what `write_json` wrote.
+
+    Raises:
+        PaletteError: the file is missing or damaged.
+    """
     if not source.exists():
         raise PaletteError(f"{source} does not exist; run `dvc repro` to make it")
-    return json.loads(source.read_text(encoding="utf-8"))
+    try:
+        return json.loads(source.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        raise PaletteError(f"{source} is damaged; delete it and run `dvc repro`") from None
 
 
 def _columns(table: Table, frame: pl.DataFrame, where: Path) -> list[pl.Expr]:
