@@ -5,6 +5,7 @@ palette --help
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -171,7 +172,7 @@ def show(
     _print_table(("trait", "weight", "interval"), rows)
 
 
-def _print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     shown = screen.table(*header)
     for row in rows:
         shown.add_row(*row)

@@ -102,7 +102,7 @@ def train(
         for name, files in trained.items():
             store.save(keys[name], files)
         _checkpoint(params, some.keys).clear()
-    return {name: store.load(found) for name, found in keys.items()}
+    return {name: store.get(found) for name, found in keys.items()}
 
 
 def train_family(params: Params) -> dict[str, bytes]:
@@ -124,7 +124,7 @@ def train_family(params: Params) -> dict[str, bytes]:
                 files, log = train_for_all(base, task, settings, advance, checkpoint)
         store.save(name, files | {LOG: _table(log)})
         checkpoint.clear()
-    return store.load(name)
+    return store.get(name)
 
 
 def _checkpoint(params: Params, keys: Sequence[str]) -> Any:

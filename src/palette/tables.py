@@ -4,6 +4,7 @@ All tables go through here, so that one that does not fit its schema is never wr
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def read_rewards(traits: list[str]) -> pl.DataFrame:
     return frame
 
 
-def empty(name: str, traits: list[str] = ()) -> pl.DataFrame:
+def empty(name: str, traits: Sequence[str] = ()) -> pl.DataFrame:
     """A table without rows."""
     table = TABLES[name]
     schema = {key: kind for key, (kind, _) in table.columns.items()}

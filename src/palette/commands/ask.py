@@ -143,7 +143,9 @@ def show(params: "Params", said: Sequence[Said]) -> None:
 
     console = screen.console()
     for question, group in groupby(said, key=lambda one: one.question):
-        rows, cells, failures = list(group), [], []
+        rows = list(group)
+        cells: list[list[str]] = []
+        failures: list[str] = []
         for name, trait in params.traits.items():
             try:
                 rewards = traits.score_one(
@@ -154,9 +156,9 @@ def show(params: "Params", said: Sequence[Said]) -> None:
                 cells.append(["-"] * len(rows))
                 failures.append(str(error))
         table = screen.table("policy", "answer", numbers=(*params.traits, "tokens"))
-        for one, *rewards in zip(rows, *cells, strict=True):
+        for one, *scores in zip(rows, *cells, strict=True):
             length = str(one.tokens) if one.ended else f"{one.tokens}, cut off"
-            table.add_row(one.policy, _printable(one.answer), *rewards, length)
+            table.add_row(one.policy, _printable(one.answer), *scores, length)
         console.print(question, style="bold")
         console.print(table)
         for failure in failures:

@@ -86,6 +86,7 @@ def _check(file: Path, data: Path | None, tolerance: float) -> int:
 
 
 def _in_numbers(stated: "Stated", found: "Review") -> str:
+    assert found.worst is not None and found.upper is not None, "what agrees was looked at"
     certificate, epsilon = stated.content["certificate"], stated.content["epsilon"]
     upper = certificate["epsilon_upper"]
     said = [

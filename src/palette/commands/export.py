@@ -6,12 +6,15 @@ palette export gguf --user u0007 u0007.gguf
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from palette.commands import completing
 from palette.errors import PaletteError
+
+if TYPE_CHECKING:
+    from palette.core.editing import Edit
 
 Folder = Annotated[Path, typer.Argument(help="the folder to write")]
 Force = Annotated[bool, typer.Option("--force", help="replace an earlier export there")]
@@ -99,7 +102,8 @@ def gguf(
     from palette.params_file import load
 
     params = load()
-    book, chosen, tuned = edits.read(params), tuning.chosen(), {}
+    book, chosen = edits.read(params), tuning.chosen()
+    tuned: dict[str, Edit] = {}
     unit = "edit", book.cluster(user)
     if chosen.get(unit, (0, ""))[1] == "all":
         chosen[unit] = tuning.above_the_first_layer(unit[1])

@@ -30,11 +30,13 @@ def unserved(routes: pl.DataFrame, evaluation: pl.DataFrame) -> dict[str, Any]:
     if edited.is_empty():
         said = "No user's route has an edit of hidden states: adapters are all that the run serves."
         return {**counts, "gain": None, "sentence": said}
-    worth = {
-        method: evaluation.filter(method=method).join(edited, on="user_id", how="semi")["objective"]
-        for method in ("portfolio", "portfolio_edit")
-    }
-    with_edit, without = (worth[name].mean() for name in ("portfolio_edit", "portfolio"))
+    with_edit, without = (
+        evaluation.filter(method=method)
+        .join(edited, on="user_id", how="semi")
+        .select(pl.mean("objective"))
+        .item()
+        for method in ("portfolio_edit", "portfolio")
+    )
     said = (
         f"{len(edited):,} of {len(routes):,} users' routes also have an edit of hidden states, which "
         "a server of adapters does not apply: they are served their member alone"

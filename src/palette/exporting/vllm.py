@@ -27,6 +27,7 @@ from palette.lm.templates import PLAIN
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM takes as --max-lora-rank."""
+REVISIONS = ("--revision", "--tokenizer-revision")
 ADAPTERS, TEMPLATE, SERVE = "adapters", "chat_template.jinja", "serve.sh"
 
 
@@ -72,10 +73,9 @@ def write(run: Finished, lm: LanguageModel, folder: Path) -> dict[str, Any]:
 def serve(run: Finished, templated: bool) -> list[list[str]]:
     """The command, to run in the folder: an option with its values each."""
     base, limit = run.base, {"max_new_tokens": run.params.rollouts.max_new_tokens}
-    pinned = [["--revision", base.revision], ["--tokenizer-revision", base.revision]]
     return [
         ["vllm", "serve", base.name],
-        *(pinned if base.revision else []),
+        *([option, base.revision] for option in REVISIONS if base.revision),
         ["--served-model-name", "base"],
         *([] if templated else [["--chat-template", TEMPLATE]]),
         ["--generation-config", "vllm"],
