@@ -92,7 +92,9 @@ def train(
         for part in split(list(wanted), params.runtime.workers)
         if any(name in vectors for name in part)
     ]
-    common = {"params": params, "rollouts": rollouts, "weights": vectors, "settings": settings}
+    common: dict[str, Any] = {
+        "params": params, "rollouts": rollouts, "weights": vectors, "settings": settings
+    }  # fmt: skip
     announce(settings, passes, words)
     if is_long(settings):
         rehearsal = fan_out(partial(_rehearse, **common), passes, params.runtime, "rehearsing")

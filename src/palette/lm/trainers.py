@@ -129,10 +129,11 @@ class ReinforceTrainer(RLOOTrainer):
         if torch.is_grad_enabled():
             return self._scored(model, ids, attention, longest)
         found = torch.zeros((len(ids), longest), device=ids.device)
+        lengths, conditions, sampled = attention[:, -longest:].sum(1), self.condition, self.sampled
+        assert conditions is not None and sampled is not None, "completions are scored when made"
         if model is not self.ref_model:
-            found[:, 0] = self.sampled
+            found[:, 0] = sampled
             return found, found, None
-        lengths, conditions = attention[:, -longest:].sum(1), self.condition
         for part in self._parts(lengths, conditions):
             width = int(lengths[part].max())
             kept = slice(ids.shape[1] - longest + width)
