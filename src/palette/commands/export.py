@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from palette.commands import completing
+from palette.commands import completing, screen
 from palette.errors import PaletteError
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ def vllm(folder: Folder, force: Force = False) -> None:
         f"wrote {folder}: {len(run.members)} adapters and the routes of {len(run.routes):,} users"
     )
     print(
-        f"PEFT finds the certified policies in them: log-probabilities of {same['answers']} answers "
-        f"differ by {same['largest']:.1g} nats at most"
+        f"PEFT finds in them the policies that were certified: the log-probabilities of "
+        f"{same['answers']} answers of each differ by {same['largest']:.1g} nats at most"
     )
-    print(manifest["certificate"])
+    screen.say(manifest["certificate"])
     print(manifest["edits"]["sentence"])
     print(f"serve them with {folder / exporting.SERVE}")
 
@@ -78,7 +78,7 @@ def hub(folder: Folder, force: Force = False) -> None:
         run = finished.read(load())
         manifest = exporting.write(run, part)
     print(f"wrote {folder}: {len(run.members)} adapters, each with its model card")
-    print(manifest["certificate"])
+    screen.say(manifest["certificate"])
     print("add a license and the language to the cards before you publish them")
 
 

@@ -8,13 +8,15 @@ import polars as pl
 def verdict(portfolio: dict[str, Any]) -> str:
     """The certificate in a sentence that begins with PASS or FAIL."""
     found = portfolio["certificate"]
-    upper = found["epsilon_upper"]
-    slack = f" and {portfolio['delta']:g} of w·r" if portfolio["delta"] else ""
-    bound = "no bound was found" if upper is None else f"the bound is {upper:.2%}{slack}"
+    upper, more = (
+        found["epsilon_upper"],
+        f" and {portfolio['delta']:g}" if portfolio["delta"] else "",
+    )
+    lost = "it is not known how much" if upper is None else f"at most {upper:.2%}{more}"
     return (
-        f"{'PASS' if portfolio['passed'] else 'FAIL'}: of the best that any policy could reach, no "
-        f"weighting of {', '.join(portfolio['traits'])} may lose more than "
-        f"{portfolio['epsilon']:.2%}{slack}; at confidence {found['confidence']:.4g} {bound}."
+        f"{'PASS' if portfolio['passed'] else 'FAIL'}: whatever the weights of "
+        f"{', '.join(portfolio['traits'])}, {lost} of the best that any policy could reach is lost, "
+        f"at confidence {found['confidence']:.4g}; {portfolio['epsilon']:.2%}{more} was asked for."
     )
 
 
@@ -49,8 +51,3 @@ def unserved(routes: pl.DataFrame, evaluation: pl.DataFrame) -> dict[str, Any]:
         f"{with_edit:.4f} ({-gain:+.4f})."
     )
     return {**counts, "gain": gain, "sentence": said}
-
-
-def base_users(routes: pl.DataFrame) -> int:
-    """Users whom the base serves best, without an adapter."""
-    return routes.filter(member="base").height

@@ -42,11 +42,13 @@ def card(run: Finished, member: Member) -> ModelCard:
     data = ModelCardData(
         base_model=run.base.hub_id, library_name="peft", pipeline_tag="text-generation", tags=TAGS
     )
-    return ModelCard.from_template(
+    made: ModelCard = ModelCard.from_template(
         data, template_path=str(HERE / "card.md.jinja"), run=run, member=member,
         verdict=certified.verdict(run.portfolio), meanings=meanings(run.params),
         corners=corners(run.portfolio, member), prompts=prompts(),
     )  # fmt: skip
+    made.text = made.text.rstrip() + "\n"
+    return made
 
 
 def meanings(params: Params) -> dict[str, str]:

@@ -5,6 +5,7 @@ from which the certificate was computed. The exported files are loaded by PEFT, 
 them, and must give the same numbers.
 """
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,9 @@ def _by_peft(lm: LanguageModel, folder: Path, rollouts: pl.DataFrame) -> np.ndar
     """(answers,) log-probabilities under the base with one adapter, which is taken off again."""
     from peft import PeftModel
 
-    adapted: Any = PeftModel.from_pretrained(lm.model, folder)
+    with warnings.catch_warnings():  # of libraries about each other
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted: Any = PeftModel.from_pretrained(lm.model, folder)
     try:
         ids = [
             templates.encode(lm.tokenizer, templates.question(prompt))

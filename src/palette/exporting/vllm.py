@@ -103,8 +103,10 @@ def max_lora_rank(run: Finished) -> int:
 
 
 def shown(command: list[list[str]]) -> str:
-    """As a person types it, an option a line."""
-    return " \\\n  ".join(shlex.join(words) for words in command)
+    """As a person types it: an option a line, and every adapter on one of its own."""
+    *options, (option, *modules) = command
+    lines = [shlex.join(words) for words in options] + [option]
+    return " \\\n  ".join(lines + [f"  {shlex.quote(module)}" for module in modules])
 
 
 def script(command: list[list[str]]) -> str:
