@@ -15,7 +15,7 @@ test: .venv/ready           ## all tests
 check: .venv/ready          ## style, types, import boundaries
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
