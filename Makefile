@@ -3,6 +3,9 @@ BIN := .venv/bin
 # requirements.txt holds everything, so there is nothing to resolve; modules are compiled when used.
 QUIETLY := --quiet --disable-pip-version-check --no-deps --no-compile
 
+# Compiled once: without it every process of a run compiles its libraries anew, for seconds each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test check review clean
 run: .venv/ready            ## the main job: every stage that is stale, then a short table
 	@$(BIN)/palette check
@@ -12,8 +15,10 @@ run: .venv/ready            ## the main job: every stage that is stale, then a s
 test: .venv/ready           ## all tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-check: .venv/ready          ## style and imports
+check: .venv/ready          ## style, types, import boundaries
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
 
 review: .venv/ready         ## what changed since REV (or the main branch), in Markdown; then the lock gate
 	@mkdir -p .palette

@@ -16,7 +16,7 @@ import typer
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import wait
+from prefect.futures import PrefectFuture, wait
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
@@ -76,7 +76,8 @@ def pipeline(repair_rounds: Annotated[int, Field(ge=0)] = 0) -> State:
     """
     try:
         load()
-        outcomes, looks = _chain(), []
+        outcomes = _chain()
+        looks: list[repair.Look] = []
         _publish(outcomes, looks)  # it stands also where a stage of a repair fails
         if repair_rounds:
             looks = _repair(repair_rounds, outcomes)
@@ -136,16 +137,18 @@ def _run_stages(name: str) -> State:
         stages = [stage for stage in read_stages(root) if stage.flow == name]
     except PaletteError as error:
         return Failed(message=str(error))
-    futures = {}
+    futures: dict[str, PrefectFuture[State]] = {}
     with Reproducer(root) as reproducer:
         for stage in stages:
             needs = [futures[need] for need in stage.needs if need in futures]
-            futures[stage.name] = reproduce.submit(stage.name, reproducer, wait_for=needs)
+            futures[stage.name] = reproduce.submit(
+                stage.name, reproducer, wait_for=needs, return_state=False
+            )
         wait(list(futures.values()))
-    failed = [future.state.message for future in futures.values() if future.state.is_failed()]
+    failed = [str(future.state.message) for future in futures.values() if future.state.is_failed()]
     if failed:
         return Failed(message="; ".join(failed))
-    outcomes = {stage: future.state.name for stage, future in futures.items()}
+    outcomes = {stage: str(future.state.name) for stage, future in futures.items()}
     return Completed(message=_count(outcomes), data=outcomes)
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
+from typing import IO
 
 from flows import leash
 
@@ -43,7 +44,7 @@ class Reproducer:
         with self._lock:
             self._left = True
             for process in self._running:
-                process.stdin.close()
+                _pipe(process.stdin).close()
 
     def reproduce(self, stage: str, say: Callable[[str], None]) -> Outcome:
         """Bring one stage up to date, its upstreams being so already.
@@ -58,7 +59,7 @@ class Reproducer:
         process = self._start(stage)
         lines = []
         try:
-            for line in process.stdout:
+            for line in _pipe(process.stdout):
                 if text := line.rstrip():
                     lines.append(text)
                     say(text)
@@ -66,7 +67,7 @@ class Reproducer:
             # The process is still alive only if `say` raised: letting go of its leash ends it.
             with self._lock:
                 self._running.discard(process)
-                process.stdin.close()
+                _pipe(process.stdin).close()
             status = process.wait()
         if status:
             raise StageFailed("stopped" if self._left else _last_words(lines))
@@ -92,6 +93,12 @@ class Reproducer:
             )
             self._running.add(process)
         return process
+
+
+def _pipe(end: IO[str] | None) -> IO[str]:
+    """Every process here has both."""
+    assert end is not None
+    return end
 
 
 def _outcome(stage: str, lines: list[str]) -> Outcome:

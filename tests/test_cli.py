@@ -1,6 +1,11 @@
 """The program `palette`: what it prints, and how it fails."""
 
+import errno
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -110,3 +115,63 @@ def test_version_and_wrong_use(palette):
     assert status == 2
     assert "No such command 'nonsense'" in err
     assert palette("show")[0] == 2
+
+
+def test_what_the_system_refuses_is_told_in_a_sentence(palette):
+    Path("params.yaml").mkdir()
+    status, out, err = palette("check")
+    assert (status, out) == (1, "")
+    assert err == (
+        "palette: params.yaml cannot be used (Is a directory); mend that, or name another file"
+    )
+    denied = PermissionError(errno.EACCES, "Permission denied", "data/x.parquet")
+    assert cli._of_the_system(denied).startswith(
+        "data/x.parquet cannot be used (Permission denied)"
+    )
+
+
+def test_a_damaged_file_is_told_in_a_sentence(palette):
+    cli.METRICS.parent.mkdir()
+    cli.METRICS.write_text('{"half": ')
+    assert palette("summary")[::2] == (
+        1, "palette: reports/metrics.json is damaged; delete it and run `dvc repro`"
+    )  # fmt: skip
+
+
+def start(*arguments: str, **more) -> subprocess.Popen:
+    command = [sys.executable, "-m", "palette.cli", *arguments]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env, **more)
+
+
+def test_who_has_read_enough_is_no_error():
+    process = start("params", stdout=subprocess.PIPE)
+    process.stdout.close()
+    assert (process.wait(60), process.stderr.read()) == (1, "")
+
+
+def test_a_full_disk_is_told_in_a_sentence():
+    with open("/dev/full", "w") as full:
+        process = start("params", stdout=full)
+        assert process.wait(60) == 1
+    assert process.stderr.read() == "palette: the system refused: No space left on device\n"
+
+
+def test_what_is_interrupted_says_so(tmp_path):
+    os.mkfifo(tmp_path / "params.yaml")
+    process = start("check", cwd=tmp_path, stdout=subprocess.PIPE)
+    writer = opened_by_a_reader(tmp_path / "params.yaml")  # who now waits for what never comes
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    os.close(writer)
+    assert process.stderr.read() == "palette: interrupted\n"
+
+
+def opened_by_a_reader(pipe: Path) -> int:
+    """The writing end of a named pipe, as soon as there is a reading one."""
+    while True:
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            assert error.errno == errno.ENXIO
+            time.sleep(0.05)

@@ -217,7 +217,9 @@ def test_the_counts_of_routes_are_by_group_and_name_nobody(world):
     report.main(params_with(3))
     text = (world / "reports/routes.csv").read_text()
     counts = pl.read_csv(text.encode())
-    assert counts.columns == ["group", "member", "users"] and not any(name in text for name in NAMES)
+    assert counts.columns == ["group", "member", "users"] and not any(
+        name in text for name in NAMES
+    )
     groups = dict(counts.group_by("group").agg(pl.col("users").sum()).rows())
     assert groups == {"seen": 7, "unseen": 3, "no_history": 2}
     routed = tables.read("routes").filter(pl.col("user_id").is_in(NAMES[5:]))["member"]

@@ -1,18 +1,18 @@
 """The command-line program `palette`: looks at a run and its parameters; DVC does the running.
 
-    palette --help
-
-Exit status: 0 fine, 1 something is wrong (one sentence on stderr), 2 wrong use of a command;
-`certify` has its own, which `palette certify --help` explains.
+palette --help
 """
 
+import os
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from palette.commands import completing, screen
 from palette.commands.ask import ask
 from palette.commands.certify import Certify, certify
 from palette.commands.cost import cost
@@ -26,21 +26,54 @@ from palette.errors import PaletteError
 
 REPORT = Path("reports/index.html")
 METRICS = Path("reports/metrics.json")
+BEFORE, LOOK, CHOOSE, SERVE = "Before a run", "Look at a run", "Choose and certify", "Serve"
+REVIEW = "Review"
+INTERRUPTED = 130
 
 commands = typer.Typer(
     name="palette",
     help="How few adapters serve all our users, and what does each user lose?",
+    epilog='Example: palette ask --user u0007 "How do I clean a kettle?"\n'
+    "Exit status: 0 fine; 1 a problem, in a sentence on stderr; 2 wrong use; 130\n"
+    "interrupted. certify and select have their own, which their --help explains.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
 
 def app() -> None:
-    """The entry point: a PaletteError becomes one sentence on stderr and status 1."""
+    """The entry point: what goes wrong becomes one sentence on stderr and an exit status."""
+    screen.prepare()
     try:
         commands()
+    except SystemExit as end:
+        _leave(end.code)
     except PaletteError as error:
-        sys.exit(f"palette: {error}")
+        _leave(f"palette: {error}")
+    except OSError as error:
+        _leave(f"palette: {_of_the_system(error)}")
+
+
+def _leave(status: str | int | None) -> None:
+    """End the program with a status, or a sentence, when all that was printed is written."""
+    if status == INTERRUPTED:
+        print("palette: interrupted", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or it fails once more
+        if not isinstance(error, BrokenPipeError):  # whoever read, as `| head -1`, has enough
+            print(f"palette: {_of_the_system(error)}", file=sys.stderr)
+        status = status or 1
+    sys.exit(status)
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the operating system refused, in a sentence."""
+    said = error.strerror or str(error)
+    if error.filename is None:
+        return f"the system refused: {said}"
+    return f"{error.filename} cannot be used ({said}); mend that, or name another file"
 
 
 def _show_version(asked: bool) -> None:
@@ -58,40 +91,56 @@ def _options(
     pass
 
 
-@commands.command()
+@commands.command(rich_help_panel=BEFORE)
 def check() -> None:
-    """Validate params.yaml; nothing is run or changed."""
+    """Validate params.yaml; nothing is run or changed.
+
+    Example: palette check && dvc repro
+    """
     from palette.params_file import load
 
     load()
     print("params.yaml: ok")
 
 
-@commands.command()
+@commands.command(rich_help_panel=BEFORE)
 def params() -> None:
-    """Explain every key of params.yaml."""
+    """Explain every key of params.yaml.
+
+    Example: palette params | grep portfolio
+    """
     from palette.params_file import describe
 
     _print_table(("key", "default", "meaning"), describe())
 
 
-@commands.command()
+@commands.command(rich_help_panel=LOOK)
 def summary() -> None:
-    """Show the verdict of the last run and what each method is worth."""
+    """Show the verdict of the last run and what each method is worth.
+
+    Example: palette summary
+    """
     from palette import tables
     from palette.summary import headline, methods
 
     metrics = tables.read_json(METRICS)
     for label, value in headline(metrics):
-        print(f"{label:12} {value}")
+        screen.say(f"{label:12} {value}")
     rows = [(line.name, line.objective, line.share) for line in methods(metrics)]
     _print_table(("method", "objective J (interval)", "share of what is possible"), rows)
     print(f"{'report':12} {REPORT.resolve()}")
 
 
-@commands.command()
-def show(user: Annotated[str, typer.Argument(help="a user_id, such as u0007")]) -> None:
-    """Show one user: weights with their interval, insight and route."""
+@commands.command(rich_help_panel=LOOK)
+def show(
+    user: Annotated[
+        str, typer.Argument(help="a user_id, such as u0007", autocompletion=completing.users)
+    ],
+) -> None:
+    """Show one user: weights with their interval, insight and route.
+
+    Example: palette show u0007
+    """
     import polars as pl
 
     from palette import tables
@@ -126,20 +175,22 @@ def show(user: Annotated[str, typer.Argument(help="a user_id, such as u0007")]) 
     _print_table(("trait", "weight", "interval"), rows)
 
 
-for command in (ask, select, extend, keep_routes, cost, export, diff, stale):
-    commands.command()(command)
-commands.command(cls=Certify)(certify)
-
-
-def _print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
+def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    shown = screen.table(*header)
     for row in rows:
-        table.add_row(*row)
-    Console(highlight=False, markup=False).print(table)
+        shown.add_row(*row)
+    screen.console().print(shown)
+
+
+commands.command(rich_help_panel=LOOK)(cost)
+commands.command(rich_help_panel=CHOOSE)(select)
+commands.command(cls=Certify, rich_help_panel=CHOOSE)(certify)
+commands.command(rich_help_panel=CHOOSE)(extend)
+commands.command(rich_help_panel=REVIEW)(diff)
+commands.command(rich_help_panel=REVIEW)(stale)
+commands.command(rich_help_panel=SERVE)(ask)
+commands.command(rich_help_panel=SERVE)(keep_routes)
+commands.add_typer(export, name="export", rich_help_panel=SERVE)
 
 
 if __name__ == "__main__":

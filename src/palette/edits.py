@@ -23,6 +23,7 @@ from palette.params import Params
 
 FOLDER = tables.DATA / "subspaces"
 DIRECTIONS, INDEX = FOLDER / "directions.safetensors", FOLDER / "layers.json"
+SIDES = ("personal", "neutral")
 PUBLISHED = ("chameleon", "chameleon_tuned")
 METHODS = ("edit", "edit_random", "edit_mean", *PUBLISHED)
 
@@ -103,8 +104,8 @@ class Book:
         some = layer_set(layers, self.depth)
         if method in PUBLISHED:
             chosen = self.layers[EVERYONE] if method == "chameleon" else None
-            both = (self.tensors[f"published.{side}"] for side in ("personal", "neutral"))
-            return search.published(*both, chosen).on(some)
+            personal, neutral = (self.tensors[f"published.{side}"] for side in SIDES)
+            return search.published(personal, neutral, chosen).on(some)
         if method == "edit_random":
             drawn = hashlib.sha256(repr((self.seed, group)).encode()).digest()[:7]
             like = self.edit(user, "edit", reference, layers)
@@ -121,8 +122,8 @@ class Book:
             return Edit.add(torch.einsum("t,tlh->lh", weights, steps))
         place = self.groups.index(group)
         if self.method == "chameleon":
-            both = (self.tensors[side][place] for side in ("personal", "neutral"))
-            return search.published(*both, self.layers[group]).on(some)
+            personal, neutral = (self.tensors[side][place] for side in SIDES)
+            return search.published(personal, neutral, self.layers[group]).on(some)
         return Edit.add(self.tensors["shift"][place]).on(some)
 
     def _placed(self, user: str) -> tuple[str, str]:

@@ -96,7 +96,7 @@ def _judge(rows: pl.DataFrame) -> pl.DataFrame:
     def unclear(name: str) -> pl.Expr:
         return pl.col(name).is_null() & pl.col(f"said_{name}").is_not_null()
 
-    checks = [
+    checks: list[tuple[pl.Expr, pl.Expr | str]] = [
         (pl.col("fault").is_not_null(), pl.col("fault")),
         (pl.col("user_id").is_null(), "user_id is missing"),
         *((_null_byte(f"said_{name}"), f"{name} holds a null byte") for name in COLUMNS.all),

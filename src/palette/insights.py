@@ -96,7 +96,7 @@ def generate_missing(users: Sequence[User], params: Params) -> list[Rows]:
     for results in fan_out(work, chunks, params.runtime, "insights, in groups of users"):
         for user, result in results.items():
             store.save(keys[user], {RESULT: json.dumps(result).encode()})
-    return [json.loads(store.load(keys[user.user_id])[RESULT]) for user in users]
+    return [json.loads(store.get(keys[user.user_id])[RESULT]) for user in users]
 
 
 def user_key(user: User, base: str, embedder: Embedder, settings: Insights, limit: int) -> str:

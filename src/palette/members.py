@@ -92,7 +92,9 @@ def train(
         for part in split(list(wanted), params.runtime.workers)
         if any(name in vectors for name in part)
     ]
-    common = {"params": params, "rollouts": rollouts, "weights": vectors, "settings": settings}
+    common: dict[str, Any] = {
+        "params": params, "rollouts": rollouts, "weights": vectors, "settings": settings
+    }  # fmt: skip
     announce(settings, passes, words)
     if is_long(settings):
         rehearsal = fan_out(partial(_rehearse, **common), passes, params.runtime, "rehearsing")
@@ -102,7 +104,7 @@ def train(
         for name, files in trained.items():
             store.save(keys[name], files)
         _checkpoint(params, some.keys).clear()
-    return {name: store.load(found) for name, found in keys.items()}
+    return {name: store.get(found) for name, found in keys.items()}
 
 
 def train_family(params: Params) -> dict[str, bytes]:
@@ -124,7 +126,7 @@ def train_family(params: Params) -> dict[str, bytes]:
                 files, log = train_for_all(base, task, settings, advance, checkpoint)
         store.save(name, files | {LOG: _table(log)})
         checkpoint.clear()
-    return store.load(name)
+    return store.get(name)
 
 
 def _checkpoint(params: Params, keys: Sequence[str]) -> Any:

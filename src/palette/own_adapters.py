@@ -100,7 +100,7 @@ def train(params: Params, pairs: Mapping[str, list[tuple[str, str, str]]]) -> di
     for (method, user), found in keys.items():
         folder = FOLDER / f"{method}-{found[:12]}"  # a user's name is no path
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in store.load(found).items():
+        for name, content in store.get(found).items():
             (folder / name).write_bytes(content)
         folders[method, user] = str(folder)
     return folders
@@ -115,9 +115,10 @@ def adapter_key(
     settings |= {"steps": params.baselines.steps}
     if method == "dpo":
         settings |= {"beta": params.objective.beta}
-    else:  # supervised training never reads what it is not to say
-        pairs = [pair[:2] for pair in pairs]
-    return key("own pairs", method, base, templates.question("p"), pairs, settings)
+    read: Sequence[tuple[str, ...]] = pairs
+    if method != "dpo":  # supervised training never reads what it is not to say
+        read = [pair[:2] for pair in pairs]
+    return key("own pairs", method, base, templates.question("p"), read, settings)
 
 
 def shares(settings: Tuning) -> list[float]:

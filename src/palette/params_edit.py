@@ -36,7 +36,8 @@ def set_value(path: Path, key: str, value: Any) -> None:
 
 
 def _edit(text: str, section: str, name: str, value: Any) -> str:
-    inside = _child(yaml.compose(text, Loader=yaml.SafeLoader), section)
+    whole = yaml.compose(text, Loader=yaml.SafeLoader)
+    inside = _child(whole, section) if isinstance(whole, yaml.MappingNode) else None
     if inside is None:
         return f"{text.rstrip()}\n{section}:\n  {name}: {_flow(value)}\n"
     if not isinstance(inside, yaml.MappingNode):

@@ -68,7 +68,8 @@ def describe() -> list[tuple[str, str, str]]:
                 ("traits.NAME.kind", "", "a module of palette.traits: " + ", ".join(trait_kinds()))
             )
             continue
-        for key, sub in field.annotation.model_fields.items():
+        model: Any = field.annotation
+        for key, sub in model.model_fields.items():
             default = sub.default
             shown = default.model_dump() if isinstance(default, BaseModel) else default
             rows.append((f"{section}.{key}", str(shown), sub.description or ""))

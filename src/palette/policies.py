@@ -141,7 +141,7 @@ def worth(
             frame.write_parquet(content)
             store.save(keys[policy], {FILE: content.getvalue()})
     return pl.concat(
-        pl.read_parquet(io.BytesIO(store.load(keys[policy])[FILE])).select(
+        pl.read_parquet(io.BytesIO(store.get(keys[policy])[FILE])).select(
             pl.lit(policy.name).alias("policy"), pl.all()
         )
         for policy in policies
@@ -195,10 +195,10 @@ def _keys(params: Params, tasks: Sequence[Task], asked: _Asked) -> dict[Policy, 
 
 def _judges(params: Params) -> list[Any]:
     """The traits in order, each with its parameters and its code."""
-    found = {name: find_spec(f"palette.traits.{t.kind}") for name, t in params.traits.items()}
+    specs = [find_spec(f"palette.traits.{trait.kind}") for trait in params.traits.values()]
     return [
-        (name, trait.model_dump(), Path(found[name].origin).read_text() if found[name] else "")
-        for name, trait in params.traits.items()
+        (name, trait.model_dump(), Path(spec.origin).read_text() if spec and spec.origin else "")
+        for (name, trait), spec in zip(params.traits.items(), specs, strict=True)
     ]
 
 
@@ -223,7 +223,7 @@ def _answer(tasks: Sequence[Task], params: Params, asked: _Asked) -> dict[Policy
     plain, found = encoded(_told(Policy(), asked, {})), {}
     for policy, edit, told in tasks:
         prompts = encoded(told) if policy.insight or policy.quoting else plain
-        changes = edit and Edits([edit] * len(prompts))
+        changes = Edits([edit] * len(prompts)) if edit else None
         answers = generate(lm, prompts, asked.limit, asked.numbers(policy), changes)
         scores = score(lm, prompts, answers.tokens, base, plain, changes)
         found[policy] = _means(params, asked, base.eos, answers, scores)

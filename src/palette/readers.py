@@ -159,10 +159,10 @@ def _row(record: dict[str, Any] | Fault, names: tuple[str, ...]) -> list[str | N
         return [None] * len(names) + [record.reason, _json(record.content)]
     cells = [_text(record.get(name)) for name in names]
     faults = [cell for cell in cells if isinstance(cell, Fault)]
-    if not faults:
-        return [*cells, None, None]
-    reason = f"{names[cells.index(faults[0])]} {faults[0].reason}"
     sound = [None if isinstance(cell, Fault) else cell for cell in cells]
+    if not faults:
+        return [*sound, None, None]
+    reason = f"{names[cells.index(faults[0])]} {faults[0].reason}"
     return [*sound, reason, _json(record)]
 
 

@@ -187,7 +187,7 @@ def _read_user(lm: LanguageModel, own: Sources) -> Reading:
 def _load(store: Store, name: str) -> Reading:
     from safetensors.torch import load
 
-    return load(store.load(name)[RESULT])
+    return load(store.get(name)[RESULT])
 
 
 def _read_prompt(

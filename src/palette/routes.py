@@ -24,7 +24,7 @@ def main(params: Params) -> None:
     found = regrets(planes, mean, low, high, lambda weights: ideal.value(weights).mean(axis=1))
     before = read_previous(params.routes.previous)
     places = {name: place for place, name in enumerate(planes.names)}
-    previous = np.array([places.get(before.get(user), -1) for user in users], dtype=int)
+    previous = np.array([places.get(before.get(user, ""), -1) for user in users], dtype=np.int64)
     member = choose(found, params.routes.rule, previous, params.routes.hysteresis)
     routes = with_edits(as_table(users, planes, found, member, params.routes.max_regret))
     tables.write("routes", with_moves(routes, before))

@@ -68,6 +68,17 @@ class Store:
             start += length
         return files
 
+    def get(self, name: str) -> dict[str, bytes]:
+        """The files of a bundle that was there a moment ago.
+
+        Raises:
+            PaletteError: it is not there any more.
+        """
+        files = self.load(name)
+        if files is None:
+            raise PaletteError(f"runtime.store '{self.url}' was emptied meanwhile; run this again")
+        return files
+
     def delete(self, name: str) -> None:
         """Forget a bundle; one that is not there is forgotten already."""
         with self._reaching("written to"), suppress(FileNotFoundError):

@@ -6,7 +6,7 @@
 other methods write directions of groups: everyone seen, each cluster's seen users, or each user.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -171,10 +171,10 @@ def shifted(
     pool: Pool,
 ) -> dict[str, Tensor]:
     """Group → shift (layers, hidden): everyone's, clusters', and those of users who have texts."""
-    estimate = {
+    ways: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "contrast": search.contrast, "style-vector": search.style_vector,
         "contrast-svd": partial(search.contrast_svd, rank=settings.rank),
-    }[settings.method]  # fmt: skip
+    }  # fmt: skip
     alone = {}
     if settings.groups == "users":
         for user, rows in zip(crowd.users, crowd.rows.tolist(), strict=True):
@@ -182,10 +182,10 @@ def shifted(
             if own[0].shape[1]:
                 alone[OWN + user] = own, placed[user], rows
     sides = {name: pool(users, SIDES) for name, users in groups.items()}
-    return pooled.shifts(sides, estimate, alone, settings.shrinkage)
+    return pooled.shifts(sides, ways[settings.method], alone, settings.shrinkage)
 
 
-def whose(settings: Subspaces, user: str, cluster: str, groups: Sequence[str]) -> str:
+def whose(settings: Subspaces, user: str, cluster: str, groups: Collection[str]) -> str:
     """The group whose directions serve a user; `groups` are those that have any.
 
     By the gradient every group has directions: that of its weights.
@@ -202,7 +202,7 @@ def write(params: Params, clusters: Clusters, placed: Mapping[str, str], found: 
     """Write groups.parquet, layers.json and directions.safetensors."""
     from safetensors.torch import save
 
-    settings, having = params.subspaces, set(found.groups)
+    settings, having = params.subspaces, frozenset(found.groups)
     rows = [(user, own, whose(settings, user, own, having)) for user, own in placed.items()]
     tables.write("groups", pl.DataFrame(rows, tables.empty("groups").schema, orient="row"))
     centres = [[round(value, 6) for value in centre] for centre in clusters.centres.tolist()]
@@ -226,10 +226,11 @@ def write(params: Params, clusters: Clusters, placed: Mapping[str, str], found: 
 def _pool(crowd: Crowd, users: Sequence[str], sides: Sequence[str], like: Tensor) -> Sides:
     """Both sides (layers, texts, hidden) of all these users' texts; `like` is (layers, hidden)."""
     none = like.new_zeros(len(like), 0, like.shape[-1])
-    return tuple(
+    first, second = (
         torch.cat([none, *(crowd.read.get(user, {}).get(side, none) for user in users)], 1)
         for side in sides
     )
+    return first, second
 
 
 if __name__ == "__main__":

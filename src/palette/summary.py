@@ -1,6 +1,8 @@
 """The result of a run in a few lines: the verdict and what each method is worth, from metrics."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 METHODS = {
     "base": "the model as it is, for everyone",
@@ -112,7 +114,7 @@ def warning(metrics: dict[str, float]) -> str | None:
     )
 
 
-def interval(metrics: dict[str, float], key: str) -> str:
+def interval(metrics: Mapping[str, Any], key: str) -> str:
     """A number of the metrics with its interval, as text; empty where it was not measured."""
     if metrics.get(key) is None:
         return ""

@@ -4,6 +4,7 @@ All tables go through here, so that one that does not fit its schema is never wr
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def read_rewards(traits: list[str]) -> pl.DataFrame:
     return frame
 
 
-def empty(name: str, traits: list[str] = ()) -> pl.DataFrame:
+def empty(name: str, traits: Sequence[str] = ()) -> pl.DataFrame:
     """A table without rows."""
     table = TABLES[name]
     schema = {key: kind for key, (kind, _) in table.columns.items()}
@@ -73,9 +74,17 @@ def write_json(target: Path, content: Any) -> Path:
 
 
 def read_json(source: Path) -> Any:
+    """Read what `write_json` wrote.
+
+    Raises:
+        PaletteError: the file is missing or damaged.
+    """
     if not source.exists():
         raise PaletteError(f"{source} does not exist; run `dvc repro` to make it")
-    return json.loads(source.read_text(encoding="utf-8"))
+    try:
+        return json.loads(source.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        raise PaletteError(f"{source} is damaged; delete it and run `dvc repro`") from None
 
 
 def _columns(table: Table, frame: pl.DataFrame, where: Path) -> list[pl.Expr]:

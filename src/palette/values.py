@@ -83,7 +83,7 @@ def _stored(
         frame.write_parquet(content)
         store.save(keys[name], {FILE: content.getvalue()})
     for name in keys:
-        frame = pl.read_parquet(io.BytesIO(store.load(keys[name])[FILE]))
+        frame = pl.read_parquet(io.BytesIO(store.get(keys[name])[FILE]))
         yield frame.with_columns(member=pl.lit(name))
 
 

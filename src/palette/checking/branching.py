@@ -43,7 +43,7 @@ def worst_regret(
     ideal: Ideal,
     delta: float,
     tolerance: float,
-    tell: Callable[[int, float, float], None] = lambda *_: None,
+    tell: Callable[[int, int, float], None] = lambda *_: None,
 ) -> Worst:
     """The largest over W of the least ε with `worth >= (1 − ε) f* − δ` for the policy routed there.
 
@@ -164,7 +164,7 @@ class _Search:
         longest = edges[length.argmax(axis=1)]
         row = np.arange(len(block))
         pairs = np.sort(np.stack([block[row, longest[:, 0]], block[row, longest[:, 1]]], 1), axis=1)
-        new = []
+        new: list[tuple[int, int]] = []
         for pair in map(tuple, pairs.tolist()):
             if pair not in self.middles:
                 self.middles[pair] = len(self.shares) + len(new)

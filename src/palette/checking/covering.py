@@ -8,7 +8,9 @@ SLACK = 1e-7  # of weights and worths: corners are stored as computed
 
 
 def stray_corners(
-    cells: dict[str, list[np.ndarray]], floor: np.ndarray, planes: dict[str, tuple]
+    cells: dict[str, tuple[str, np.ndarray]],
+    floor: np.ndarray,
+    planes: dict[str, tuple[np.ndarray, float]],
 ) -> list[tuple[str, str]]:
     """Corners (place in the file, what is wrong) outside W, or where another member is better.
 

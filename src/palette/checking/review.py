@@ -110,7 +110,7 @@ def _shares(
         ledger.close(("members", name, "share"), shares[name])
     known = [share for share in shares.values() if share is not None]
     ledger.close(("adapters", "share_min"), min(known, default=None))
-    ledger.close(("adapters", "share_mean"), np.mean(known) if known else None)
+    ledger.close(("adapters", "share_mean"), float(np.mean(known)) if known else None)
 
 
 def _cells(ledger: Ledger, stated: Stated, select: Planes) -> None:

@@ -83,11 +83,11 @@ def read_split(data: Path, split: str, traits: list[str], members: list[str]) ->
     rollouts = rollouts.with_columns(logprob_base="logprob")
     answers = {"base": _by_prompt(rollouts, rewards, len(prompts), "the rollouts")}
 
-    values = _read(data, "values").join(order, on="prompt_id") if members else None
-    for name in members:
-        answers[name] = _by_prompt(
-            values.filter(member=name), rewards, len(prompts), f"the answers of '{name}'"
-        )
+    if members:
+        values = _read(data, "values").join(order, on="prompt_id")
+        for name in members:
+            own = values.filter(member=name)
+            answers[name] = _by_prompt(own, rewards, len(prompts), f"the answers of '{name}'")
     likelihoods = {}
     if members and split == "certify" and place(data, "likelihoods").exists():
         scored = _read(data, "likelihoods").join(order, on="prompt_id")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from palette.commands import completing, screen
 from palette.errors import PaletteError
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class Said:
 def ask(
     questions: Annotated[list[str], typer.Argument(help="what to ask; each in quotes")],
     user: Annotated[
-        list[str] | None, typer.Option(help="a user_id, such as u0007; may be given several times")
+        list[str] | None,
+        typer.Option(help="a user_id; may be given again", autocompletion=completing.users),
     ] = None,
     all_members: Annotated[
         bool, typer.Option("--all-members", help="beside the users, the base and every member")
@@ -43,9 +45,11 @@ def ask(
     samples: Annotated[int, typer.Option(min=1, help="answers to each question")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="another seed draws other answers")] = 0,
 ) -> None:
-    """Answer questions as users are served: by the routed member, with the user's edit.
+    """Answer as users are served: by their member, with their edit.
 
-    Without users, the base and every member answer. All answers are made in one batch.
+    Without users, the base and every member answer, all in one batch.
+
+    Example: palette ask --user u0007 --all-members "How do I clean a kettle?"
     """
     from palette import stage
     from palette.lm.models import load_base
@@ -135,15 +139,13 @@ def show(params: "Params", said: Sequence[Said]) -> None:
     """Print a table for each question: who answered what, and what each trait makes of it."""
     from itertools import groupby
 
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     from palette import traits
 
-    console = Console(highlight=False, markup=False)
+    console = screen.console()
     for question, group in groupby(said, key=lambda one: one.question):
-        rows, cells, failures = list(group), [], []
+        rows = list(group)
+        cells: list[list[str]] = []
+        failures: list[str] = []
         for name, trait in params.traits.items():
             try:
                 rewards = traits.score_one(
@@ -153,12 +155,10 @@ def show(params: "Params", said: Sequence[Said]) -> None:
             except PaletteError as error:  # it may know the run's own prompts alone
                 cells.append(["-"] * len(rows))
                 failures.append(str(error))
-        table = Table("policy", "answer", box=box.SIMPLE_HEAD, pad_edge=False)
-        for title in (*params.traits, "tokens"):
-            table.add_column(title, justify="right")
-        for one, *rewards in zip(rows, *cells, strict=True):
+        table = screen.table("policy", "answer", numbers=(*params.traits, "tokens"))
+        for one, *scores in zip(rows, *cells, strict=True):
             length = str(one.tokens) if one.ended else f"{one.tokens}, cut off"
-            table.add_row(one.policy, _printable(one.answer), *rewards, length)
+            table.add_row(one.policy, _printable(one.answer), *scores, length)
         console.print(question, style="bold")
         console.print(table)
         for failure in failures:

@@ -1,6 +1,7 @@
 """`palette certify`: recompute the verdict by another route, and say where it differs."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 from typer.exceptions import TyperException
 
+from palette.commands import screen
 from palette.errors import PaletteError
 
 if TYPE_CHECKING:
@@ -41,19 +43,16 @@ def certify(
         float, typer.Option(help="how closely the worst regret over all weights is bounded")
     ] = 0.0005,
 ) -> None:
-    """Recompute every number of a portfolio.json from the tables, in code that shares nothing with
-    what wrote it but the schema: branch and bound over all weights, and other bootstrap draws.
+    """Check a certificate by another route, and say where it differs.
 
-    Exit status: 0 the file is right and the portfolio passed; 1 the file is right and it failed;
-    2 the file differs, and a table says where; 3 it could not be checked, or not as you asked.
+    Every number is recomputed from the tables, in code that shares only the
+    schema with what wrote the file: branch and bound over all weights, and
+    other bootstrap draws. docs/mathematics.md says how closely they must agree.
 
-    Numbers must agree to 1e-6. The upper bound rests on random draws: by the draws that the file
-    names it must agree to 1e-5, and by others lie within four standard deviations of what draws
-    alone can do.
+    Exit status: 0 the file is right and the portfolio passed; 1 it is right and
+    failed; 2 it differs, and a table says where; 3 it could not be checked.
 
-    The file's digest shows any edit of any number or sentence. It is no signature: who makes a new
-    digest too is caught by what the tables say, which is all but the epsilon, delta and confidence
-    asked for, the sentences, and what a mend is expected to bring.
+    Example: palette certify data/portfolio/portfolio.json
     """
     try:
         status = _check(file, data, tolerance)
@@ -82,11 +81,12 @@ def _check(file: Path, data: Path | None, tolerance: float) -> int:
         print(f"DISAGREES: {len(found.differences)} of {found.compared} claims of {file} differ")
         return DISAGREES
     passed = stated.content["passed"]
-    print(f"agrees: {'PASS' if passed else 'FAIL'}, {_in_numbers(stated, found)}")
+    screen.say(f"agrees: {'PASS' if passed else 'FAIL'}, {_in_numbers(stated, found)}")
     return AGREES_PASSED if passed else AGREES_FAILED
 
 
 def _in_numbers(stated: "Stated", found: "Review") -> str:
+    assert found.worst is not None and found.upper is not None, "what agrees was looked at"
     certificate, epsilon = stated.content["certificate"], stated.content["epsilon"]
     upper = certificate["epsilon_upper"]
     said = [
@@ -104,14 +104,10 @@ def _in_numbers(stated: "Stated", found: "Review") -> str:
 
 
 def _show(found: "Review") -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("key", "in the file", "recomputed", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = screen.table("key", "in the file", "recomputed")
     for difference in found.differences:
         table.add_row(difference.key, difference.stated, difference.found)
-    Console(stderr=True, highlight=False, markup=False).print(table)
+    screen.console(stderr=True).print(table)
 
 
 def _teller() -> "Callable[[int, int, float], None]":
@@ -130,5 +126,6 @@ def _teller() -> "Callable[[int, int, float], None]":
 
 
 def _say(line: str) -> None:
-    """One line on stderr."""
-    typer.echo(line, err=True)
+    """One line on stderr, if anyone reads it."""
+    with suppress(BrokenPipeError):
+        typer.echo(line, err=True)

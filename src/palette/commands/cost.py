@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from palette.commands import screen
 from palette.errors import PaletteError
 
 REPEATS = 5
@@ -22,10 +23,13 @@ class Held:
 
 
 def cost() -> None:
-    """Measure here and now what the members cost to load and to hold, and what one per user would.
+    """Measure what the members cost to load and to hold.
 
-    Adapters are loaded beside the base by PEFT on the CPU, as a server that switches between them
+    One adapter per user stands beside them. They are loaded here and now, next
+    to the base, by PEFT on the CPU, as a server that switches between them
     holds them. Nothing is written.
+
+    Example: palette cost
     """
     from palette import stage, tables
     from palette.lm.models import load_base
@@ -92,18 +96,12 @@ def show(sizes: dict[str, tuple[float, float]], served: dict[str, int], held: He
     """
     from statistics import fmean
 
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     count, users = len(sizes), sum(served.values())
     each = max(0.0, held.all - held.base) / count
     stored, loaded = (fmean(size) for size in zip(*sizes.values(), strict=True))
     time = fmean(held.seconds.values())
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    for title in ("users", "MB stored", "MB of weights", "MB in memory", "ms to load"):
-        table.add_column(title, justify="right")
+    titles = "users", "MB stored", "MB of weights", "MB in memory", "ms to load"
+    table = screen.table("", numbers=titles)
     for name, size in sizes.items():
         own = (*(f"{part:.3f}" for part in size), "", f"{1e3 * held.seconds[name]:.1f}")
         table.add_row(name, str(served.get(name, 0)), *own)
@@ -112,7 +110,7 @@ def show(sizes: dict[str, tuple[float, float]], served: dict[str, int], held: He
         measured = (stored * number, loaded * number, each * number, 1e3 * time * number)
         name = f"{who}: {number:,} adapter{'s' if number > 1 else ''}"
         table.add_row(name, f"{users:,}", *(f"{part:,.1f}" for part in measured))
-    console = Console(highlight=False, markup=False)
+    console = screen.console()
     console.print(table)
     console.print(
         f"This process held {held.base:,.1f} MB with the base and {held.all:,.1f} MB with "

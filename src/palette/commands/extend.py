@@ -41,7 +41,13 @@ def extend(
         Path, typer.Option(help="the failed portfolio, with plan/plan.json beside its folder")
     ] = PORTFOLIO,
 ) -> None:
-    """Pin the weights that would mend the verdict: the next `dvc repro` trains for them alone."""
+    """Pin the weights that would mend a failed verdict.
+
+    They are appended to the file of plan.pinned; `dvc repro` then trains for
+    them alone, and judges at a higher confidence for the second look.
+
+    Example: palette extend && dvc repro
+    """
     from palette import tables
 
     if tables.read_json(portfolio)["passed"]:

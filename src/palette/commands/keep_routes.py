@@ -7,7 +7,13 @@ PARAMS = Path("params.yaml")
 
 
 def keep_routes() -> None:
-    """Keep the present routes: later runs move a user only for more than routes.hysteresis."""
+    """Keep the present routes: later runs move fewer users.
+
+    They are written to the file of routes.previous; from then on a user moves
+    only for more than routes.hysteresis.
+
+    Example: palette keep-routes && git add inputs/routes params.yaml
+    """
     from palette import tables
     from palette.params_edit import set_value
     from palette.params_file import load

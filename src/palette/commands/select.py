@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from palette.commands import screen
 from palette.errors import PaletteError, nearest
 from palette.progress import QUIET_SECONDS
 
@@ -25,42 +26,38 @@ def select(
     values: Annotated[
         Path,
         typer.Argument(
-            help="CSV, Parquet or JSONL: a `policy` column, one column of numbers per objective "
-            "(more is better), optionally `cost` and `prompt` (then one row per policy and prompt)"
+            help="CSV, Parquet or JSONL: policy, a column of numbers per objective (more is "
+            "better), and, if you like, cost and prompt (a row per policy and prompt)"
         ),
     ],
-    epsilon: Annotated[
-        float, typer.Option(help="the share of the best worth that may be lost, in [0, 1)")
-    ],
-    delta: Annotated[
-        float, typer.Option(help="additive slack, in the units of the (normalized) values")
-    ] = 0.0,
+    epsilon: Annotated[float, typer.Option(help="share of the best that may be lost, in [0, 1)")],
+    delta: Annotated[float, typer.Option(help="additive slack, in units of the values")] = 0.0,
     max_size: Annotated[
         int | None,
-        typer.Option(help="at most so many policies: those with the least worst ε"),
+        typer.Option(help="at most so many: those of least worst ε"),
     ] = None,
     floor: Annotated[
         list[str] | None,
-        typer.Option(help="OBJECTIVE=0.1, its least weight; repeatable", metavar="NAME=WEIGHT"),
+        typer.Option(help="an objective's least weight; repeatable", metavar="NAME=WEIGHT"),
     ] = None,
     normalize: Annotated[
         bool,
         typer.Option(
             "--normalize",
-            help="scale each objective to [0, 1] over the policies; a constant one becomes 0. "
-            "Costs stay as they are",
+            help="objectives to [0, 1], constant ones to 0; no costs",
         ),
     ] = False,
-    confidence: Annotated[
-        float, typer.Option(help="of the verdict, where the table has prompts")
-    ] = 0.95,
+    confidence: Annotated[float, typer.Option(help="where the table has prompts")] = 0.95,
 ) -> None:
-    """Choose the fewest of your own policies that serve every weighting of the objectives.
+    """Choose the fewest of your own policies that serve all weights.
 
-    For every w, the best of the chosen is worth at least (1 − ε) of the best of all, less δ. With
-    prompts, half of them choose and the other half certifies; `lower_bound` and `optimal` then
-    speak of the means of the half that chose. JSON on stdout, a table on stderr.
-    Exit status: 0 it holds, 1 no subset (of the size) is found to hold, 2 wrong input.
+    For every w, the best of the chosen is worth at least (1 − ε) of the best
+    of all, less δ. With prompts, half of them choose and the others certify.
+    JSON on stdout, a table on stderr.
+
+    Exit status: 0 it holds; 1 no subset of the size holds; 2 wrong input.
+
+    Example: palette select values.csv --epsilon 0.05 --floor safety=0.1
     """
     from palette.commands import policy_table
 
@@ -204,22 +201,16 @@ def _print(table: "PolicyTable", region: "Region", answer: dict[str, Any]) -> No
     import json
 
     import numpy as np
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
 
     planes = table.measured.planes
     chosen = planes.take([planes.names.index(name) for name in answer["members"]])
     shares = np.random.default_rng(0).dirichlet(np.ones(region.d), SHOWN)
     wins = np.bincount(chosen.best(region.spread(shares)), minlength=len(chosen)) / SHOWN
-    shown = Table(
-        "policy", *table.objectives, "cost", "wins about", box=box.SIMPLE_HEAD, pad_edge=False
-    )
+    shown = screen.table("policy", *table.objectives, "cost", "wins about")
     for name, row, cost, won in zip(chosen.names, chosen.values, chosen.costs, wins, strict=True):
         shown.add_row(name, *(f"{value:.4g}" for value in row), f"{cost:.4g}", f"{won:.0%}")
-    console = Console(stderr=True, highlight=False, markup=False)
-    console.print(shown)
-    console.print(_verdict(answer), soft_wrap=True)
+    screen.console(stderr=True).print(shown)
+    screen.say(_verdict(answer), stderr=True)
     print(json.dumps(answer, indent=2, ensure_ascii=False))
 
 

@@ -11,11 +11,11 @@ that is already written edits the same positions, so both see the same policy.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from threading import get_ident
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +100,17 @@ class Edit:
         return states + (states @ self.reads.transpose(1, 2)) @ self.writes + self.shift[:, None]
 
 
+class RowWise(Protocol):
+    """What changes every row of a batch in its own way, as `Edits` does."""
+
+    group: Tensor
+    """(rows,) equal for rows that are changed alike"""
+
+    def attach(self, model: Any) -> AbstractContextManager[Any]: ...
+
+    def focus(self, rows: Tensor, first: Tensor | None = None) -> None: ...
+
+
 class Edits:
     """Edits for the rows of a batch; one object serves one run of generation or scoring."""
 
@@ -123,7 +134,9 @@ class Edits:
         self.layers: list[int] = changed.squeeze(1).tolist()
         self._depth = len(distinct[0].shift) if distinct else None
         self._at: dict[int, tuple[Tensor, ...]] = {}
-        self._rows = self._first = self._thread = None
+        self._rows: Tensor | None = None
+        self._first: Tensor | None = None
+        self._thread: int | None = None
 
     @contextmanager
     def attach(self, model: Any) -> Iterator["Edits"]:
@@ -158,6 +171,7 @@ class Edits:
         if get_ident() != self._thread:  # workers that are threads share one model
             return output
         if layer not in self._at:  # gathered once for all tokens that the same rows generate
+            assert self._rows is not None, "focus comes before a forward pass"
             rows = self._rows.to(output.device)
             reads, writes, shift = (table[rows, layer] for table in self._tables)
             self._at[layer] = reads.transpose(1, 2), writes, shift[:, None]
@@ -192,7 +206,7 @@ def find_layers(model: Any) -> list[nn.Module]:
 
 def find_mlps(model: Any) -> list[nn.Module]:
     """The MLP of every decoder layer, in order."""
-    return [layer.mlp for layer in find_layers(model)]
+    return [layer.get_submodule("mlp") for layer in find_layers(model)]
 
 
 def _changed(reads: Tensor, writes: Tensor, shift: Tensor) -> Tensor:

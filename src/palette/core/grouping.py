@@ -119,6 +119,6 @@ def find(points: np.ndarray, most: int, seed: int) -> Clusters:
         keys = [(-size[place], *found.cluster_centers_[place].round(6)) for place in range(number)]
         order = sorted(range(number), key=keys.__getitem__)
         centres[number] = found.cluster_centers_[order]
-    best = max(silhouettes, key=silhouettes.get, default=1)
+    best = max(silhouettes, key=silhouettes.__getitem__, default=1)
     chosen = centres[best if silhouettes.get(best, -1.0) >= SEPARATED else 1]
     return Clusters(tuple(f"c{place}" for place in range(len(chosen))), chosen, silhouettes)

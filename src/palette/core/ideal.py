@@ -96,7 +96,7 @@ class Ideal:
             raise ValueError("the upward-erring estimate needs two samples of every prompt")
         result = np.empty((len(weights), len(self.rewards)))
         for rows, prompt, _, scores in self._scores(weights):
-            means = _log_mean_of_runs(scores, blocks[prompt])
+            means = _log_mean_of_runs(scores, int(blocks[prompt]))
             others = _log_sum_of_others(means) - np.log(blocks[prompt] - 1)
             with np.errstate(over="ignore"):
                 result[rows, prompt] = (np.exp(means - others) - 1 + others).mean(axis=1)

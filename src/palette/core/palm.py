@@ -190,7 +190,7 @@ def _maximal(sets: np.ndarray) -> np.ndarray:
     _, first = np.unique(sets, axis=0, return_index=True)
     sizes = np.bitwise_count(sets[first]).sum(axis=1)
     outside = np.empty((len(first), sets.shape[1]), dtype=np.uint8)  # complements of those kept
-    kept = []
+    kept: list[int] = []
     for index in first[np.lexsort((first, -sizes))]:
         own = sets[index]
         if own.any() and (own & outside[: len(kept)]).any(axis=1).all():

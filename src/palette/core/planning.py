@@ -55,13 +55,14 @@ def minimal(setting: Setting, epsilon: float, pinned: np.ndarray, steps: int) ->
         PaletteError: ε is finer than weights in hundredths can hold.
     """
     bound = far_apart(setting, epsilon)
-    best = None
+    best: np.ndarray | None = None
     for relaxed in relaxations(setting, epsilon, _lattice(setting, steps)):
         bound = max(bound, relaxed.bound)
         found = _fitted(setting, epsilon, pinned, relaxed, None if best is None else len(best) - 1)
         best = best if found is None else _drop(setting, found, len(pinned), epsilon)
-        if len(best) <= max(bound, len(pinned)):
+        if best is not None and len(best) <= max(bound, len(pinned)):
             break
+    assert best is not None, "the first cover is extended until it holds"
     best = distinct(pinned, np.unique(best[len(pinned) :], axis=0)[::-1])
     return _plan(setting, best, len(pinned), bound)
 

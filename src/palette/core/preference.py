@@ -143,7 +143,8 @@ def _likelihoods(
     owner = comparisons.user[order]
     for start in range(0, users, USERS_AT_ONCE):
         some = np.arange(start, min(start + USERS_AT_ONCE, users))
-        rows = order[slice(*np.searchsorted(owner, [some[0], some[-1] + 1]))]
+        first, end = np.searchsorted(owner, [some[0], some[-1] + 1])
+        rows = order[first:end]
         sign = np.sign(comparisons.weight[rows])[:, None]
         logit = scale * sign * (comparisons.difference[rows] @ particles.T)
         each = -np.logaddexp(0, -logit) * np.abs(comparisons.weight[rows])[:, None]

@@ -108,7 +108,8 @@ class Outlook:
         lattice = self.region.lattice(self.region.lattice_steps(LATTICE, LATTICE))
         worst = now.weights[np.argsort(-now.epsilon(delta), kind="stable")[:VERTICES]]
         candidates = self._untrained(np.concatenate([lattice, worst]))
-        planes, chosen, short = self.planes(candidates), [], now
+        planes, short = self.planes(candidates), now
+        chosen: tuple[int, ...] = ()
         points, targets = now.weights[:0], now.ideal[:0]
         free = list(range(1 + len(self.kept)))
         while (violated := short.violated(epsilon, delta)).any():

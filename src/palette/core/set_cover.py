@@ -14,12 +14,12 @@ def complete(matrix: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """
     if not matrix.any(axis=1).all():
         raise ValueError("a row that no column covers has no cover")
-    chosen = [int(column) for column in chosen]
-    left = matrix[~matrix[:, chosen].any(axis=1)]
+    columns = [int(column) for column in chosen]
+    left = matrix[~matrix[:, columns].any(axis=1)]
     while len(left):
-        chosen.append(int(left.sum(axis=0).argmax()))
-        left = left[~left[:, chosen[-1]]]
-    return np.array(sorted(chosen), dtype=int)
+        columns.append(int(left.sum(axis=0).argmax()))
+        left = left[~left[:, columns[-1]]]
+    return np.array(sorted(columns), dtype=int)
 
 
 def search(

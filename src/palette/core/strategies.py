@@ -60,7 +60,7 @@ def choose(setting: Setting, asked: Asked) -> Plan:
         )
     if asked.strategy == "minimal" and most is None:
         return planning.minimal(setting, asked.epsilon, pinned, asked.lattice)
-    if asked.strategy == "minimal":
+    if asked.strategy == "minimal" and most is not None:
         return planning.budgeted(setting, most, pinned, asked.lattice)
     if asked.strategy == "lazy" and most is None:
         return planning.lazy(setting, asked.epsilon, pinned)
@@ -71,6 +71,7 @@ def choose(setting: Setting, asked: Asked) -> Plan:
 
 def worst_first(setting: Setting, asked: Asked) -> np.ndarray:
     """(K, d): the first members, within the budget, of lazy's sequence: the worst vertex each time."""
+    assert asked.max_members is not None, "without a budget it is planning.lazy"
     return planning.worst_first(setting, asked.pinned, asked.max_members)
 
 
@@ -117,7 +118,7 @@ def uniform(setting: Setting, asked: Asked) -> np.ndarray:
     lattices = (region.lattice(steps) for steps in range(1, region.lattice_steps(100, LARGEST) + 1))
     finer = (distinct(asked.pinned, hundredths(lattice)) for lattice in lattices)
     if asked.max_members is not None:
-        return _finest(finer, asked, "uniform lattice")
+        return _finest(finer, asked.max_members, "uniform lattice")
     points = region.lattice(region.lattice_steps(100, POINTS))
     for weights in finer:
         covers = covering(setting.planes(weights), points, setting.value(points), asked.epsilon)
@@ -149,7 +150,7 @@ def palm_grid(setting: Setting, asked: Asked) -> np.ndarray:
     if asked.max_members is not None:
         grids = (palm.grid(region, delta, steps) for steps in range(1, FINEST))
         finer = (distinct(asked.pinned, hundredths(grid)) for grid in grids)
-        return _finest(finer, asked, "grid of PALM")
+        return _finest(finer, asked.max_members, "grid of PALM")
     size = palm.palm_bound(region.d, epsilon, delta)
     if size <= GRID:
         grid = palm.grid(region, delta, palm.levels(region.d, epsilon, delta))
@@ -171,12 +172,12 @@ WAYS: dict[str, Callable[[Setting, Asked], np.ndarray]] = {
 }
 
 
-def _finest(grids: Iterator[np.ndarray], asked: Asked, name: str) -> np.ndarray:
+def _finest(grids: Iterator[np.ndarray], most: int, name: str) -> np.ndarray:
     """The last of ever finer grids before one is above the budget."""
-    within = list(takewhile(lambda grid: len(grid) <= asked.max_members, grids))
+    within = list(takewhile(lambda grid: len(grid) <= most, grids))
     if not within:
         raise PaletteError(
-            f"plan.max_members is {asked.max_members}, but the coarsest {name}, with what is "
+            f"plan.max_members is {most}, but the coarsest {name}, with what is "
             "pinned, has more weights; raise it or use the strategy minimal"
         )
     return within[-1]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,7 +69,7 @@ def mlp_outputs(
 
 def batches(
     lm: LanguageModel, sequences: Sequence[Sequence[int]], tokens: int = TOKENS
-) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+) -> Iterator[tuple[list[int], dict[str, Any]]]:
     """Yield (rows, model inputs) of sequences of like length, padded on the left.
 
     Args:

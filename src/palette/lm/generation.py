@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from palette.core.editing import Edits
+from palette.core.editing import Edits, RowWise
 from palette.errors import PaletteError
 from palette.lm.models import LanguageModel
-from palette.lm.row_adapters import RowAdapters
 
 ROWS = 512
 """Rows in a batch: past this, two cores gain nothing and the cache leaves their L2."""
@@ -49,7 +48,7 @@ def generate(
     uniforms: np.ndarray | None = None,
     edits: Edits | None = None,
     progress: Callable[[int], None] | None = None,
-    adapters: RowAdapters | None = None,
+    adapters: RowWise | None = None,
 ) -> Answers:
     """Answer every prompt.
 
@@ -96,7 +95,7 @@ class _Batch:
         lm: LanguageModel,
         prompts: list[Sequence[int]],
         rows: list[int],
-        own: Sequence[Edits | RowAdapters],
+        own: Sequence[RowWise],
     ):
         self.lm, self.own, self.rows = lm, own, torch.tensor(rows)
         unique: list[Sequence[int]] = []

@@ -64,7 +64,7 @@ def load_base(device: str = "auto", folder: Path = BASE) -> LanguageModel:
     dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             name, revision=revision, trust_remote_code=False, use_safetensors=True, dtype=dtype
         )
     except Exception as error:  # of whatever kind the libraries raise on a file that is damaged

@@ -21,8 +21,9 @@ def config(rank: int, targets: list[str] | str) -> Any:
     """
     from peft import LoraConfig
 
+    alpha: Any = ALPHA  # PEFT divides by the rank, whatever number it is
     return LoraConfig(
-        r=rank, lora_alpha=ALPHA, lora_dropout=0.0, bias="none", target_modules=targets,
+        r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", target_modules=targets,
         task_type="CAUSAL_LM",
     )  # fmt: skip
 

@@ -33,7 +33,8 @@ class PreferenceTrainer(DPOTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.model.delete_adapter("ref")
+        model: Any = self.model
+        model.delete_adapter("ref")
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset

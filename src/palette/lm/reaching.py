@@ -52,7 +52,8 @@ class Reaching(TrainerCallback):
         left = np.flatnonzero(~rows.done)
         if weights is None:
             found = self._judged(self._places, self._places.astype(np.float32), step)
-            reached, shares = found.at_least(self._share).all(keepdims=True), [found.shares.min()]
+            reached = np.array([found.at_least(self._share).all()])
+            shares = np.array([found.shares.min()])
         else:
             found = self._judged(weights[left], left, step)
             reached, shares = found.at_least(self._share), found.shares

@@ -39,7 +39,8 @@ def rehearse(
     seconds = 0.0
     for phase, steps in phases.items():
         two = {"steps": 0, "rloo_steps": 0, "share": None, "max_minutes": None} | {phase: 2}
-        own, times = settings.model_copy(update=two), []
+        own = settings.model_copy(update=two)
+        times: list[float] = []
 
         def tick(_: int, times: list[float] = times) -> None:
             times.append(time.perf_counter())

@@ -35,14 +35,17 @@ class RowAdapters:
             PaletteError: a folder holds no adapter.
         """
         distinct = list(dict.fromkeys(folder for folder in folders if folder is not None))
-        numbers = {folder: number for number, folder in enumerate(distinct)}
-        self.group = torch.tensor([numbers.get(folder, -1) for folder in folders])
+        numbers: dict[Path | None, int] = {None: -1}
+        numbers |= {folder: number for number, folder in enumerate(distinct)}
+        self.group = torch.tensor([numbers[folder] for folder in folders])
         """(rows,) number of each row's adapter; -1 is the base"""
         loras = [read_lora(folder) for folder in distinct]
         self._folder = {name: f for f, lora in zip(distinct, loras, strict=True) for name in lora}
         self._tables = {name: _table(loras, name) for name in sorted(self._folder)}
         self._at: dict[str, tuple[Tensor, Tensor]] = {}
-        self._rows = self._blocks = self._thread = None
+        self._rows: Tensor | None = None
+        self._blocks: _Blocks | None = None
+        self._thread: int | None = None
 
     @contextmanager
     def attach(self, model: Any) -> Iterator["RowAdapters"]:
@@ -52,10 +55,9 @@ class RowAdapters:
             PaletteError: an adapter names a module that the model does not have.
         """
         modules = {name: self._find(model, name) for name in self._tables}
-        self._tables = {
-            name: tuple(part.to(modules[name].weight) for part in table)
-            for name, table in self._tables.items()
-        }
+        for name, (a, b) in self._tables.items():
+            weight = modules[name].get_parameter("weight")
+            self._tables[name] = a.to(weight), b.to(weight)
         self._thread = get_ident()
         handles = [
             module.register_forward_hook(partial(self._hook, name))
@@ -76,8 +78,9 @@ class RowAdapters:
         """
         group = self.group[rows.to(self.group.device)]
         if self._rows is None or not torch.equal(group, self._rows):
-            before, self._rows, self._blocks = self._blocks, group, _blocks(group)
-            if before is None or not torch.equal(before.adapter, self._blocks.adapter):
+            before, now = self._blocks, _blocks(group)
+            self._rows, self._blocks = group, now
+            if before is None or not torch.equal(before.adapter, now.adapter):
                 self._at = {}
 
     def _find(self, model: Any, name: str) -> nn.Module:
@@ -93,12 +96,13 @@ class RowAdapters:
         if get_ident() != self._thread:  # workers that are threads share one model
             return output
         blocks = self._blocks
+        assert blocks is not None, "focus comes before a forward pass"
         if name not in self._at:  # gathered once for all tokens that the same rows generate
             adapter = blocks.adapter.to(output.device)
             a, b = self._tables[name]
             self._at[name] = a[adapter], b[adapter]
         a, b = self._at[name]  # (blocks, in, rank), (blocks, rank, out)
-        if blocks.rows is None:
+        if blocks.rows is None or blocks.back is None:
             x, own = (part.reshape(len(a), -1, part.shape[-1]) for part in (inputs[0], output))
             return torch.baddbmm(own, x @ a, b).view_as(output)
         x = inputs[0].index_select(0, blocks.rows.to(output.device))
@@ -135,9 +139,10 @@ def _blocks(group: Tensor) -> _Blocks:
     back, rows = torch.empty_like(order), order.new_zeros(int(blocks.sum()) * size)
     back[order] = ((blocks.cumsum(0) - blocks) * size)[own[order]] + rank
     rows[back] = torch.arange(len(group))
+    each = adapter.repeat_interleave(blocks)
     if torch.equal(back, torch.arange(len(rows))):
-        rows = back = None
-    return _Blocks(adapter.repeat_interleave(blocks), rows, back)
+        return _Blocks(each, None, None)
+    return _Blocks(each, rows, back)
 
 
 def read_lora(folder: Path) -> Lora:

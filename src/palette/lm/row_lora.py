@@ -152,11 +152,11 @@ class Family(RowLora):
         self.trunk = layer(traits, UNITS, STEEPNESS)
         self.heads = nn.ModuleDict({_key(name): layer(UNITS, rank, SPREAD) for name in self.sizes})
         for head in self.heads.values():
-            nn.init.ones_(head.bias)
+            nn.init.ones_(head.get_parameter("bias"))
 
     def focus(self, condition: Tensor | None) -> None:
         super().focus(condition)
-        self._units = None
+        self._units: Tensor | None = None
 
     def matrices(self, condition: Tensor) -> Matrices:
         """
@@ -219,10 +219,12 @@ def linear_modules(model: Any) -> dict[str, nn.Module]:
 def layer_sizes(model: Any) -> Sizes:
     from transformers.pytorch_utils import Conv1D
 
-    return {
-        name: tuple(module.weight.shape if isinstance(module, Conv1D) else module.weight.T.shape)
-        for name, module in linear_modules(model).items()
-    }  # GPT-2 keeps its weights as (in, out)
+    sizes = {}
+    for name, module in linear_modules(model).items():
+        first, second = module.get_parameter("weight").shape
+        # GPT-2 keeps its weights as (in, out).
+        sizes[name] = (first, second) if isinstance(module, Conv1D) else (second, first)
+    return sizes
 
 
 def _first(sizes: Sizes, rank: int, seed: int) -> dict[str, Tensor]:

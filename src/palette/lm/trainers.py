@@ -27,13 +27,13 @@ class SupervisedTrainer(SFTTrainer):
     answers counts more, and the fixed point is not the likelihood's.
     """
 
-    loss_is_scaled_for_ga = True
+    loss_is_scaled_for_ga = True  # type: ignore[assignment]  # declared as None
 
     def __init__(self, *args: Any, tokens_per_step: float, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.tokens_per_step = tokens_per_step
 
-    def _get_num_items_in_batch(self, batch_samples: list, device: Any) -> float:
+    def _get_num_items_in_batch(self, batch_samples: list, device: Any) -> Any:
         return self.tokens_per_step
 
     def _send_telemetry(self) -> None:
@@ -47,7 +47,7 @@ class RowTrainer(SFTTrainer):
     constant: what one member's rows give is what they would give alone.
     """
 
-    loss_is_scaled_for_ga = True
+    loss_is_scaled_for_ga = True  # type: ignore[assignment]  # declared as None
 
     def __init__(self, *args: Any, rows: RowLora, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -97,7 +97,7 @@ class ReinforceTrainer(RLOOTrainer):
         """
         super().__init__(*args, **kwargs)  # its own β is 0, or it would load that model
         self.rows, self.sample, self.beta, self.parts = rows, sample, beta, parts
-        self.ref_model = object()
+        self.ref_model: Any = object()
         self.condition: Tensor | None = None
         self.sampled: Tensor | None = None
 
@@ -107,6 +107,7 @@ class ReinforceTrainer(RLOOTrainer):
     def _generate_single_turn(
         self, prompt_ids: list, images: None, fields: dict
     ) -> list[list[int]]:
+        assert self.condition is not None, "set before completions are generated"
         tokens, logprobs = self.sample(prompt_ids, self.condition, self.state.global_step)
         self.sampled = torch.from_numpy(logprobs).to(self.args.device, torch.float32)
         return tokens
@@ -128,10 +129,11 @@ class ReinforceTrainer(RLOOTrainer):
         if torch.is_grad_enabled():
             return self._scored(model, ids, attention, longest)
         found = torch.zeros((len(ids), longest), device=ids.device)
+        lengths, conditions, sampled = attention[:, -longest:].sum(1), self.condition, self.sampled
+        assert conditions is not None and sampled is not None, "completions are scored when made"
         if model is not self.ref_model:
-            found[:, 0] = self.sampled
+            found[:, 0] = sampled
             return found, found, None
-        lengths, conditions = attention[:, -longest:].sum(1), self.condition
         for part in self._parts(lengths, conditions):
             width = int(lengths[part].max())
             kept = slice(ids.shape[1] - longest + width)

@@ -14,6 +14,7 @@ from palette.lm import peft_files
 from palette.lm.learner import Course, Learner, Log, Progress, Task, learning
 from palette.lm.models import LanguageModel
 from palette.lm.reinforcement import reinforce
+from palette.lm.row_lora import Family
 from palette.lm.supervision import supervised
 from palette.params import Adapters
 
@@ -54,6 +55,7 @@ def train_family(
     """
     learner = learning(lm, None, settings, task.rewards.shape[2])
     (log,) = _train(learner, task, settings, progress, checkpoint)
+    assert isinstance(learner.rows, Family), "learning without members is of a family"
     return peft_files.of_family(learner.rows), log
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -138,14 +138,17 @@ def measured(
     metrics: Metrics, methods: Iterable[str] = METHODS, measure: str = "objective"
 ) -> pl.DataFrame:
     """One row per method and group: method, group, value, low, high."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for method in methods:
         for group, prefix in GROUPS.items():
             key = f"{prefix}{measure}.{method}"
             if metrics.get(key) is not None:
                 ends = {end: metrics[f"{key}.{end}"] for end in ("low", "high")}
-                named = {"method": name_of(method, metrics), "group": GROUP_NAMES[group]}
+                named: dict[str, Any] = {
+                    "method": name_of(method, metrics),
+                    "group": GROUP_NAMES[group],
+                }
                 rows.append(named | {"value": metrics[key]} | ends)
-    schema = {"method": pl.String, "group": pl.String}
+    schema: dict[str, type[pl.DataType]] = {"method": pl.String, "group": pl.String}
     schema |= dict.fromkeys(("value", "low", "high"), pl.Float64)
     return pl.DataFrame(rows, schema=schema)

@@ -1,5 +1,7 @@
 """What edits are worth beside their controls, what they do besides, and what they came from."""
 
+from typing import Any
+
 import polars as pl
 
 from palette.params import Evaluation
@@ -17,7 +19,8 @@ CONTROLS = {
 """method → whom it is laid beside, for the same users"""
 SIDE_EFFECTS = ("broken", "surprise")
 
-Numbers = dict[str, float | int | None]
+Numbers = dict[str, Any]
+"""key → number, or None where there is none"""
 
 
 def measure(run: Run, groups: dict[str, str]) -> Numbers:

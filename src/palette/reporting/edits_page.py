@@ -50,7 +50,7 @@ def section(run: Run, metrics: Metrics) -> dict[str, Any] | None:
     pairs = [(method, own) for method in CONTROLS for own in CONTROLS[method]]
     measured = [(method, own) for method, own in pairs if f"{method}.over.{own}" in metrics]
     return {
-        "made_of": DIRECTIONS.get(run.method, ""),
+        "made_of": DIRECTIONS.get(run.method or "", ""),
         "verdicts": verdicts(metrics),
         "over": [beside(method, own, metrics) | {"idle": idle(run, own)} for method, own in measured],
         "sides": sides(metrics),
@@ -89,7 +89,7 @@ def verdict(metrics: Metrics, group: str) -> dict[str, list[str] | None]:
         known = low is not None and high is not None
         place = "behind" if known and low > 0 else "ahead" if known and high < 0 else "even"
         found[place].append(METHOD_NAMES[control])
-    return found
+    return {**found}
 
 
 def beside(method: str, control: str, metrics: Metrics) -> Row:

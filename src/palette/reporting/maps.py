@@ -144,7 +144,8 @@ def _labels(run: Run) -> pl.DataFrame:
         x, y, _ = _around(run, cell)
         next_x, next_y = (c.shift(-1, fill_value=c[0]) for c in (x, y))
         cross = x * next_y - next_x * y
-        middle = [(side * cross).sum() / (3 * cross.sum()) for side in (x + next_x, y + next_y)]
+        area = 3 * cross.to_numpy().sum()
+        middle = [(side * cross).to_numpy().sum() / area for side in (x + next_x, y + next_y)]
         rows.append({"x": middle[0], "y": middle[1], "label": names[run.planes.names[cell.member]]})
     return pl.DataFrame(rows)
 

@@ -40,7 +40,7 @@ def as_csv(members: pl.DataFrame) -> str:
 
 def parts_of_region(cells: list[dict], traits: list[str]) -> dict[str, float]:
     """Member → the exact part of the region's volume that its cells fill; all add up to 1."""
-    volumes = {}
+    volumes: dict[str, float] = {}
     for cell in cells:
         own = volume(vertices(cell, traits))
         volumes[cell["member"]] = volumes.get(cell["member"], 0.0) + own

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,7 +14,8 @@ from palette.reporting.members import parts_of_region, perplexity
 from palette.reporting.run import Run
 from palette.summary import METHODS
 
-Metrics = dict[str, float | int | None]
+Metrics = dict[str, Any]
+"""key → number, or None where there is none"""
 GROUPS = {"seen": "", "unseen": "unseen.", "no_history": "no_history."}
 """group of users → prefix of its keys"""
 

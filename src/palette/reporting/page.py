@@ -6,7 +6,7 @@ and it may fetch nothing.
 
 import base64
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import polars as pl
 
@@ -86,7 +86,7 @@ def templates() -> "jinja2.Environment":
 
 def source(pages: "jinja2.Environment", name: str) -> str:
     """The text of a file beside the templates, as it is."""
-    return pages.loader.get_source(pages, name)[0]
+    return cast("jinja2.BaseLoader", pages.loader).get_source(pages, name)[0]
 
 
 def fingerprint(script: str) -> str:

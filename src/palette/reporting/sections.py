@@ -88,9 +88,10 @@ def rival(metrics: Metrics) -> dict[str, Any] | None:
     if not measured:
         return None
     best = min(measured, key=lambda method: metrics[f"lead.{method}"])
+    low, high = (metrics[f"lead.{best}.{end}"] for end in ("low", "high"))
+    enough = low is not None and metrics["users.seen"] >= LEAST
+    told = enough and (low > 0 or high < 0)
     lead = spread(metrics, f"lead.{best}")
-    enough = lead[1] is not None and metrics["users.seen"] >= LEAST
-    told = enough and (lead[1] > 0 or lead[2] < 0)
     return {"name": METHOD_NAMES[best], "lead": lead, "told_apart": told}
 
 

@@ -129,7 +129,7 @@ def _line(run: Run) -> pl.DataFrame:
 def _bands(run: Run) -> pl.DataFrame:
     names, colors, rows = numbers(run), shades(run), []
     for cell in run.losses.cells:
-        x, member = _shares(run, cell.vertices)["x"], run.planes.names[cell.member]
+        x, member = _shares(run, cell.vertices)["x"].to_numpy(), run.planes.names[cell.member]
         own = {"label": names[member], "color": colors[member]}
         rows.append({"x": x.min(), "end": x.max(), "middle": (x.min() + x.max()) / 2} | own)
     return pl.DataFrame(rows)

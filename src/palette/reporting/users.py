@@ -1,5 +1,7 @@
 """The users who exist: what they lose by their routes, under other utilities too, and the cost."""
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 
@@ -9,7 +11,8 @@ from palette.reporting.run import Run
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95}
 
-Numbers = dict[str, float | int | None]
+Numbers = dict[str, Any]
+"""key → number, or None where there is none"""
 
 
 def routing(run: Run, groups: list[str]) -> Numbers:

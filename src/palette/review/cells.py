@@ -38,10 +38,10 @@ def figure(metrics: Mapping[str, Any], key: str, shape: str) -> str:
 
 def apart(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> str:
     """Whether the intervals of a number leave any doubt that it changed."""
-    ends = [metrics.get(f"{key}.{end}") for metrics in (before, after) for end in ("low", "high")]
-    if None in ends:
+    low, high = (before.get(f"{key}.{end}") for end in ("low", "high"))
+    new_low, new_high = (after.get(f"{key}.{end}") for end in ("low", "high"))
+    if low is None or high is None or new_low is None or new_high is None:
         return ""
-    low, high, new_low, new_high = ends
     return "overlap" if low <= new_high and new_low <= high else "**apart**"
 
 

@@ -54,7 +54,7 @@ def commit(repo: "Repo", revision: str | None) -> "Commit":
 
 def files_at(commit: "Commit", root: Path) -> Files:
     """The files of a commit."""
-    folder = root.resolve().relative_to(Path(commit.repo.working_tree_dir).resolve())
+    folder = root.resolve().relative_to(Path(commit.repo.working_tree_dir or root).resolve())
 
     def read(path: str) -> bytes | None:
         try:

@@ -85,7 +85,7 @@ def headline(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 
 
 def verdict(metrics: Mapping[str, Any]) -> str:
-    return {1: "PASS", 0: "FAIL"}.get(metrics.get("certificate.passed"), "")
+    return {1: "PASS", 0: "FAIL"}.get(metrics.get("certificate.passed", -1), "")
 
 
 def lock(standing: Staleness) -> str:
@@ -227,7 +227,7 @@ def samples(since: str, before: Snapshot, after: Snapshot, found: list[Member]) 
     if not (before.samples and after.samples):
         gone = HERE if before.samples else f"`{since}`"
         return {"samples": f"### Samples\n\n{gone} has no reports/samples.json to compare."}
-    blocks = {}
+    blocks: dict[str, str] = {}
     for prompt, rows in changes.answers(before.samples, after.samples, found).items():
         lines = [
             "".join(

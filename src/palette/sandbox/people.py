@@ -31,13 +31,14 @@ def histories(sandbox: Sandbox) -> tuple[pl.DataFrame, pl.DataFrame]:
     rng = np.random.default_rng([sandbox.seed, 2])
     topics = world.topics(sandbox.seed)["train"]
     shares = np.array([share for share, _ in TASTES.values()])
-    rows, hidden = [], []
+    rows: list[dict[str, str | None]] = []
+    hidden: list[dict[str, str | float]] = []
     for number in range(sandbox.users):
         user = f"u{number:04d}"
         taste = list(TASTES)[rng.choice(len(TASTES), p=shares)]
         weights = rng.dirichlet(CONCENTRATION * np.array(TASTES[taste][1]))
-        columns = {f"w_{trait}": w for trait, w in zip(world.TRAITS, weights, strict=True)}
-        hidden.append({"user_id": user, "taste": taste, **columns})
+        true = {f"w_{trait}": w for trait, w in zip(world.TRAITS, weights, strict=True)}
+        hidden.append({"user_id": user, "taste": taste, **true})
         if rng.random() < NO_HISTORY:
             rows.append({"user_id": user, "public": "true"})
             continue

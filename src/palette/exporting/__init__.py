@@ -1,0 +1,1 @@
+"""What `palette export` hands over: a finished run's adapters, routes and certificate."""
