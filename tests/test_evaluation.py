@@ -110,7 +110,7 @@ def test_the_portfolio_is_worth_what_its_members_are(chain):
     test = arrays.scored(PARAMS, ["test"])
     planes = evaluation.members_on(PARAMS, test)
     known = evaluation.unedited(PARAMS, planes, test.prompts)
-    rows = evaluation.from_routes(PARAMS, known, users, routes)
+    rows = evaluation.from_routes(evaluation.as_they_are(PARAMS, users, routes), known)
     worth = evaluation.compare(PARAMS, rows, test, users)
     for row in worth.filter(method="portfolio").iter_rows(named=True):
         folder = Path("data/adapters", routes[row["user_id"]])
@@ -274,9 +274,10 @@ def test_the_same_again_is_the_same_bytes(chain, tmp_path, monkeypatch):
     for name in ("data", "store"):
         shutil.copytree(chain / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    before = tables.path("evaluation").read_bytes()
+    written = "evaluation", "answers", "utilities"
+    before = [tables.path(name).read_bytes() for name in written]
     evaluation.main(PARAMS)
-    assert tables.path("evaluation").read_bytes() == before
+    assert [tables.path(name).read_bytes() for name in written] == before
 
 
 def test_means_are_the_same_bits_however_threads_share_the_work(chain):

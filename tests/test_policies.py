@@ -174,6 +174,21 @@ def test_answers_that_are_cut_off_empty_or_echoes_are_broken(small):
     assert of(found, CUT)["broken"].to_list() == [1, 1]
 
 
+def test_the_first_answer_is_kept_and_is_one_of_those_that_were_judged(small):
+    """Of a single answer the mean rewards are its own."""
+    single = PARAMS.model_copy(
+        update={"baselines": PARAMS.baselines.model_copy(update={"samples": 1})}
+    )
+    found = worth([BASE, ANN], params=single)
+    own = traits.score(PARAMS.traits, [""] * len(found), found["response"].to_list())
+    columns = [f"reward_{trait}" for trait in PARAMS.trait_names]
+    np.testing.assert_allclose(found.select(columns).to_numpy(), own)
+    many = worth([BASE, ANN])
+    assert many.sort("policy", "prompt_id")["response"].to_list() == (
+        found.sort("policy", "prompt_id")["response"].to_list()
+    )
+
+
 def test_a_quoted_row_is_read_before_the_question(small):
     """The policy reads it; what it costs is the KL to the plain question."""
     asked = tiny_chain.QUESTIONS["test"]

@@ -37,6 +37,7 @@ HISTORIES = {  # a few, of users whose cohorts are by their names' hashes
     "cid": ["it", "mend", "wipe"], "eve": ["haha", "careful"], "fay": ["haha haha it"],
 }  # fmt: skip
 SILENT = ["dot", "gus"]
+PUBLIC = ["ann", "cid", "dot"]
 STAGES = (
     "prompts", "users", "insights", "rollouts", "rewards", "preferences", "subspaces",
     "tuning base", "family", "plan", "adapters", "values", "portfolio", "tuning members", "routes",
@@ -101,8 +102,14 @@ def build(folder: Path) -> None:
     rows = [f"{q},{q},{split}" for split, asked in QUESTIONS.items() for q in asked]
     text = "\n".join(["prompt,topic,split", *rows])
     (folder / "inputs/prompts/prompts.csv").write_text(text)
-    rows = [f"{user},how mend,{said}" for user, answers in HISTORIES.items() for said in answers]
-    text = "\n".join(["user_id,prompt,response", *rows, *(f"{user},," for user in SILENT)])
+    told = {user: "true" if user in PUBLIC else "" for user in [*HISTORIES, *SILENT]}
+    rows = [
+        f"{user},how mend,{said},{told[user]}"
+        for user, answers in HISTORIES.items()
+        for said in answers
+    ]
+    rows += [f"{user},,,{told[user]}" for user in SILENT]
+    text = "\n".join(["user_id,prompt,response,public", *rows])
     (folder / "inputs/users/users.csv").write_text(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -12,7 +12,18 @@ import numpy as np
 import polars as pl
 
 from palette import edits as books
-from palette import family, members, own_adapters, policies, shared, stage, tables, tastes, tuning
+from palette import (
+    family,
+    members,
+    own_adapters,
+    policies,
+    shared,
+    shown,
+    stage,
+    tables,
+    tastes,
+    tuning,
+)
 from palette.core.editing import Edit
 from palette.lm import templates
 from palette.lm.activations import embed
@@ -40,8 +51,11 @@ def main(params: Params) -> None:
         **trained(params, users),
     }
     values = shared.worth(params, chosen, prompts, edits, "baselines", quotes)
-    frames = [policies.assign(of_user, values, method) for method, of_user in chosen.items()]
-    tables.write("baselines", pl.concat(frames))
+    table = pl.concat(
+        policies.assign(of_user, values, method) for method, of_user in chosen.items()
+    )
+    tables.write("baselines", table)
+    tables.write("baseline_answers", shown.answers(table))
 
 
 def prompting(users: list[str]) -> dict[str, Policy]:

@@ -15,6 +15,7 @@ from palette import (
     revealed,
     served,
     shared,
+    shown,
     side_effects,
     stage,
     tables,
@@ -30,16 +31,19 @@ from palette.policies import Policy
 def main(params: Params) -> None:
     test = arrays.scored(params, ["test"])
     users, planes, routed = tastes.judging(params.trait_names), members_on(params, test), routes()
-    known = unedited(params, planes, test.prompts)
+    known, baselines = unedited(params, planes, test.prompts), tables.read("baselines")
+    chosen = as_they_are(params, users, routed)
+    edited = edited_portfolio(params, test.prompts, known)
     frames = [
-        from_routes(params, known, users, routed),
-        from_answers(tables.read("baselines"), known, users),
-        from_answers(edited_portfolio(params, test.prompts, known), known, users),
+        from_routes(chosen, known),
+        from_answers(baselines, known, users),
+        from_answers(edited, known, users),
         ideal(params, test, users),
     ]
     tables.write("evaluation", compare(params, pl.concat(frames, how="diagonal"), test, users))
-    chosen = [routed[user] for user in users["user_id"]]
-    tables.write("utilities", utilities.compare(users, _weights(params, users), chosen, planes))
+    tables.write("answers", answers(params, chosen, edited, known, shown.users(baselines)))
+    members = [routed[user] for user in users["user_id"]]
+    tables.write("utilities", utilities.compare(users, _weights(params, users), members, planes))
     tables.write("revealed", revealed.compare(params))
 
 
@@ -69,10 +73,8 @@ def unedited(params: Params, planes: Planes, prompts: pl.DataFrame) -> pl.DataFr
     )  # fmt: skip
 
 
-def from_routes(
-    params: Params, known: pl.DataFrame, users: pl.DataFrame, routed: dict[str, str]
-) -> pl.DataFrame:
-    """The unedited policies: base, the best single member for all, and the portfolio.
+def as_they_are(params: Params, users: pl.DataFrame, routed: dict[str, str]) -> pl.DataFrame:
+    """method, user_id, member of the unedited policies: base, best single one for all, portfolio.
 
     The portfolio twice: as routed, and routed by the least worst regret within intervals.
     """
@@ -85,10 +87,14 @@ def from_routes(
     }
     return pl.concat(
         users.select("user_id", method=pl.lit(method), member=pl.Series(members, dtype=pl.String))
-        .join(known, on="member", how="left", maintain_order="left")
-        .drop("member", "policy")
         for method, members in chosen.items()
     )
+
+
+def from_routes(chosen: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    """The worth of the policies that are served as they are."""
+    worth = chosen.join(known, on="member", how="left", maintain_order="left")
+    return worth.drop("member", "policy")
 
 
 def best_for_all(params: Params) -> str:
@@ -122,6 +128,29 @@ def from_answers(values: pl.DataFrame, known: pl.DataFrame, users: pl.DataFrame)
     )
     means = means.update(known.drop("member"), on="policy").drop("policy")
     return means.join(users.select("user_id"), on="user_id", how="semi", maintain_order="left")
+
+
+def answers(
+    params: Params,
+    chosen: pl.DataFrame,
+    edited: pl.DataFrame,
+    known: pl.DataFrame,
+    users: list[str],
+) -> pl.DataFrame:
+    """The table `answers`, of some users.
+
+    Args:
+        chosen: from `as_they_are`.
+        edited: from `edited_portfolio`, which has no answers of what is left as it is.
+    """
+    policy_of = known.select("member", "policy")
+    said = shown.of_members(params, known["member"].to_list()[1:]).join(policy_of, on="member")
+    told = pl.concat([said, edited], how="diagonal").select("policy", "prompt_id", "response")
+    told = told.join(shown.prompts(), on="prompt_id", how="semi").unique()
+    given = pl.concat([chosen.join(policy_of, on="member"), edited], how="diagonal")
+    given = given.select("method", "user_id", "policy").unique()
+    rows = given.filter(pl.col("user_id").is_in(users)).join(told, on="policy")
+    return rows.sort("method", "user_id", "prompt_id")
 
 
 def ideal(params: Params, test: arrays.Scored, users: pl.DataFrame) -> pl.DataFrame:

@@ -32,7 +32,7 @@ from palette.store import Store, key
 
 TOGETHER = 24
 """Policies of one set of adapters that a worker is handed at once."""
-VERSION = 1
+VERSION = 2
 """Raised when the same answers come to be sampled, scored or judged otherwise."""
 FILE = "worth.parquet"
 
@@ -114,8 +114,9 @@ def worth(
             users, where no interval over users could see it.
 
     Returns:
-        policy, prompt_id, kl (nats), surprise (nats per token under the base), broken (share of
-        answers that were cut off or that core/answers.py complains of) and reward_TRAIT.
+        policy, prompt_id, response (the first answer), kl (nats), surprise (nats per token under
+        the base), broken (share of answers that were cut off or that core/answers.py complains of)
+        and reward_TRAIT.
     """
     policies = sorted(set(policies))
     if not policies:
@@ -242,5 +243,8 @@ def _means(
     measured = np.column_stack([scores.kl, surprise, broken, rewards])
     means = measured.reshape(-1, asked.samples, measured.shape[1]).mean(axis=1)
     names = ["kl", "surprise", "broken", *(f"reward_{trait}" for trait in params.trait_names)]
-    ids = [prompt_id for prompt_id, _ in asked.prompts]
-    return pl.DataFrame({"prompt_id": ids, **dict(zip(names, means.T, strict=True))})
+    told = {
+        "prompt_id": [prompt_id for prompt_id, _ in asked.prompts],
+        "response": answers.texts[:: asked.samples],
+    }
+    return pl.DataFrame(told | dict(zip(names, means.T, strict=True)))

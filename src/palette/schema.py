@@ -244,6 +244,15 @@ TABLES = {
         },
         {"reward_": "mean over answers"},
     ),
+    "baseline_answers": Table(
+        "baselines/answers.parquet",
+        {
+            "method": (S, "as in baselines.parquet"),
+            "user_id": (S, "a public user"),
+            "prompt_id": (S, "one of the first test prompts"),
+            "response": (S, "the first answer"),
+        },
+    ),
     "evaluation": Table(
         "evaluation/evaluation.parquet",
         {
@@ -267,6 +276,15 @@ TABLES = {
             "trait": (S, "trait"),
             "r2": (F, "share of the true weight's variance told, cross-validated over users"),
             "users": (N, "users measured"),
+        },
+    ),
+    "answers": Table(
+        "evaluation/answers.parquet",
+        {
+            "method": (S, "base | single | portfolio | portfolio_robust | portfolio_edit"),
+            "user_id": (S, "a public user"),
+            "prompt_id": (S, "one of the first test prompts"),
+            "response": (S, "the first answer"),
         },
     ),
     "utilities": Table(
