@@ -1,6 +1,7 @@
 """Fixtures of several test files."""
 
 import pytest
+import report_world
 import tiny_chain
 
 
@@ -17,6 +18,14 @@ def chain(built, monkeypatch):
     """The same folder, as the working directory."""
     monkeypatch.chdir(built)
     return built
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """A folder of tests/report_world.py with three traits, as the working directory."""
+    monkeypatch.chdir(tmp_path)
+    report_world.make(report_world.params_with(3))
+    return tmp_path
 
 
 def pytest_collection_modifyitems(items):

@@ -122,10 +122,20 @@ def test_no_dep_on_code_that_is_not_imported(name):
     code = {
         dep
         for dep in stage["deps"]
-        if dep.suffix == ".py" or (dep.is_dir() and SOURCE in dep.parents)
+        if dep.suffix == ".py" or (SOURCE in dep.parents and any(dep.glob("**/*.py")))
     }
     idle = {dep for dep in code if not any(covers(dep, file) for file in needed(stage))}
     assert not idle, f"drop from deps of {name}: {relative(idle)}"
+
+
+def test_every_file_of_code_that_is_no_module_is_a_dep_of_the_report():
+    files = {
+        file for file in (SOURCE / "palette").rglob("*")
+        if file.is_file() and file.suffix not in (".py", ".pyc")
+    }  # fmt: skip
+    deps = stages()["report"]["deps"]
+    assert any(file.suffix == ".js" for file in files)
+    assert not {file for file in files if not any(covers(dep, file) for dep in deps)}
 
 
 def test_scoring_one_trait_depends_on_no_other():

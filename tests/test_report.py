@@ -1,190 +1,23 @@
-"""The report on small worlds made of numbers alone, with two, three and four traits and one."""
+"""The report's numbers and pictures on small worlds, with two, three and four traits and one."""
 
 import json
 import re
-from dataclasses import replace
-from html.parser import HTMLParser
-from typing import get_args
 from xml.etree import ElementTree
 
 import numpy as np
 import polars as pl
 import pytest
-from safetensors.numpy import save_file
+from report_world import SECRET, USERS, make, params_with
 
-from palette import portfolio, report, tables, utilities
+from palette import report, tables
 from palette.core.envelope import Planes
-from palette.params import Evaluation, Params, Subspaces
-from palette.reporting import charts, colors, edits, edits_page, members, metrics, page, samples
+from palette.params import Evaluation
+from palette.reporting import charts, colors, edits, edits_page, members, metrics, samples
 from palette.reporting.run import read
 from palette.reporting.theme import embedded
-from palette.routes import read_planes
-from palette.summary import FEW, METHODS, UTILITIES, headline, strained, warning
+from palette.summary import FEW, METHODS, UTILITIES, headline
 
-EVIL = 'Ha | <script>alert(1)</script> {{ 7 * 7 }}\n# `x` "quoted" [link](https://example.org)'
-SECRET = "only its author knows this"
 FILES = ["metrics.json", "portfolio.csv", "samples.md", "simplex.svg", "methods.svg", "index.html"]
-SPLITS = {"select": 8, "certify": 8, "test": 4}
-SAMPLES, USERS = 24, 12
-MEND = {"weights": [], "expected": None, "advice": "Nothing to mend."}
-
-
-def params_with(traits: int, **sections) -> Params:
-    names = ["brevity", "humor", "safety", "warmth"][:traits]
-    sections.setdefault("portfolio", {"epsilon": 0.2, "bootstrap": 200})
-    sections.setdefault("evaluation", {"bootstrap": 200})
-    kinds = {name: {"kind": "humor"} for name in names}
-    return Params.model_validate({"traits": kinds} | sections)
-
-
-def answers(rng: np.random.Generator, count: int, d: int) -> np.ndarray:
-    z = rng.normal(size=(count, d))
-    return 1 / (1 + np.exp(-1.5 * (z - 0.8 * z.mean(axis=1, keepdims=True))))
-
-
-def write_prompts_and_base(params: Params, rng: np.random.Generator) -> pl.DataFrame:
-    rows = [(f"{split}{i}", f"How | {i}?", split) for split, n in SPLITS.items() for i in range(n)]
-    prompts = pl.DataFrame(rows, schema=["prompt_id", "prompt", "split"], orient="row")
-    prompts = prompts.with_columns(topic="prompt_id")
-    tables.write("prompts", prompts)
-    keys = prompts.select("prompt_id").join(
-        pl.DataFrame({"sample": range(SAMPLES)}), how="cross", maintain_order="left_right"
-    )
-    told = {"response": pl.lit(EVIL), "tokens": pl.lit([1]), "logprob": pl.lit(-1.0)}
-    tables.write("rollouts", keys.with_columns(**told))
-    rewards = answers(rng, len(keys), len(params.traits))
-    for column, trait in enumerate(params.traits):
-        tables.write("rewards", keys.with_columns(pl.Series("reward", rewards[:, column])), trait)
-    return prompts
-
-
-def write_members(params: Params, rng: np.random.Generator, prompts: pl.DataFrame) -> None:
-    """A plan of one adapter near each corner and one in the middle, and what they answered."""
-    names, d = params.trait_names, len(params.traits)
-    corners = [*(0.7 * np.eye(d) + 0.3 / d), np.full(d, 1 / d)] if d > 1 else [np.ones(1)]
-    chosen, rows = [], []
-    for place, weights in enumerate(corners):
-        chosen.append({"id": f"m{place}", "weights": dict(zip(names, weights, strict=True))})
-        folder = tables.DATA / "adapters" / f"m{place}"
-        folder.mkdir(parents=True)
-        weights_file = {"lora_A": np.zeros((250, 240), np.float32)}
-        save_file(weights_file, folder / "adapter_model.safetensors")
-        (folder / "adapter_config.json").write_text("{}" + " " * 9_998)
-        for prompt_id, split in prompts.select("prompt_id", "split").iter_rows():
-            pool = answers(rng, 200, d)
-            chance = np.exp(pool @ weights / params.objective.beta)
-            chance /= chance.sum()
-            for sample, picked in enumerate(rng.choice(200, size=8, p=chance)):
-                key = {"member": f"m{place}", "prompt_id": prompt_id, "split": split}
-                told = {"sample": sample, "response": EVIL}
-                told |= {"logprob": np.log(chance[picked] * 200) - 2.0, "logprob_base": -2.0}
-                rewards = zip(names, pool[picked], strict=True)
-                rows.append(key | told | {f"reward_{name}": reward for name, reward in rewards})
-    tables.write("values", pl.DataFrame(rows))
-    certify = tables.read("rollouts").join(prompts.filter(split="certify"), on="prompt_id")
-    likelihoods = certify.select("prompt_id", "sample").join(
-        pl.DataFrame({"member": [own["id"] for own in chosen]}), how="cross"
-    )
-    noise = pl.Series("logprob", rng.normal(-1, 0.3, len(likelihoods)))
-    tables.write("likelihoods", likelihoods.with_columns(noise))
-    plan = {"members": chosen, "traits": names, "trainings": len(chosen), "lower_bound": 1}
-    plan |= {"epsilon": 0.03, "palm_bound": 1234.5, "reached": 0.028, "looks": 1}
-    tables.write_json(tables.DATA / "plan" / "plan.json", plan)
-
-
-def write_users(params: Params, rng: np.random.Generator) -> None:
-    """Users, half of them private, with routes and an evaluation that agree with the planes."""
-    names, d = params.trait_names, len(params.traits)
-    users = [f"user-{i}" for i in range(USERS)]
-    groups = ["no_history" if i < 2 else "unseen" if i < 5 else "seen" for i in range(USERS)]
-    weights = rng.dirichlet(np.ones(d), USERS)
-    frame = pl.DataFrame({"user_id": users, "group": groups})
-    tables.write("users", frame.with_columns(
-        cohort=pl.col("group").replace("no_history", "seen"), rows=pl.lit(3),
-        public=pl.Series(np.arange(USERS) % 2 == 0),
-    ))  # fmt: skip
-    history = {"prompt": pl.lit("?"), "response": pl.lit(SECRET), "row": pl.lit(0)}
-    history |= {"rating": pl.lit(None), "timestamp": pl.lit(None)}
-    tables.write("histories", frame.with_columns(**history))
-    tables.write("weights", pl.DataFrame([
-        {"user_id": user, "trait": trait, "weight": w, "low": 0.0, "high": 1.0, "evidence": 1.0}
-        for user, own in zip(users, weights, strict=True)
-        for trait, w in zip(names, own, strict=True)
-    ]))  # fmt: skip
-    planes = read_planes(tables.read_json(tables.DATA / "portfolio" / "portfolio.json"), params)
-    member = [planes.names[k] for k in planes.best(weights)]
-    told = {"edit": pl.lit("everyone"), "uncertain": pl.lit(False)}
-    told |= {"strength": pl.lit(0.5), "layers": pl.lit("all")}
-    regret = np.linspace(0, 0.1, USERS)
-    told |= {"regret": pl.Series(regret), "worst_regret": pl.Series(2 * regret)}
-    told |= {"moved": pl.Series(np.arange(USERS) < 2), "robust": pl.Series(member)}
-    tables.write("routes", frame.with_columns(member=pl.Series(member), **told))
-    tables.write("utilities", utilities.compare(frame, weights, member, planes))
-    base, worth = planes.worth(weights)[:, 0], planes.worth(weights).max(axis=1)
-    objective = {method: base + rng.normal(0, 0.02, USERS) for method in METHODS}
-    objective |= {"base": base, "portfolio": worth, "ideal": worth + 0.05}
-    frames = []
-    for method, own in objective.items():
-        numbers = {"objective": own, "reward": own + 0.1, "base": base, "ideal": worth + 0.05}
-        columns = {name: pl.Series(values) for name, values in numbers.items()}
-        columns |= {f"reward_{name}": pl.lit(0.5) for name in names}
-        columns |= {f"w_{name}": pl.Series(weights[:, i]) for i, name in enumerate(names)}
-        broken = pl.lit(None if method == "ideal" else 0.25, pl.Float64)
-        columns |= {"surprise": 3 * broken, "broken": broken}
-        rows = frame.with_columns(method=pl.lit(method), kl=pl.lit(1.0), **columns)
-        frames.append(rows.tail(1) if method in FEW else rows)
-    tables.write("evaluation", pl.concat(frames))
-
-
-def write_edits(params: Params) -> None:
-    """Two clusters, what was tuned for them and for the members, pairs, and what they reveal."""
-    groups = [{"user_id": f"user-{i}", "cluster": f"c{i > 7:d}"} for i in range(USERS)]
-    tables.write("groups", pl.DataFrame(groups).with_columns(group="cluster"))
-    numbers = {"objective": 0.4, "kl": 0.1, "broken": 0.0}
-    tried = [("all", 0.0), ("all", 0.5), ("last", 1.0)]
-    for table, units in {
-        "trials": [
-            {"method": m, "cluster": c} for m in ("edit", "edit_mean") for c in ("c0", "c1")
-        ],
-        "member_trials": [{"member": "m0"}],
-    }.items():
-        tables.write(table, pl.DataFrame([
-            unit | numbers | {"layers": layers, "strength": strength, "chosen": place == own % 3}
-            for own, unit in enumerate(units, start=1)
-            for place, (layers, strength) in enumerate(tried)
-        ]))  # fmt: skip
-    tables.write("revealed", pl.DataFrame([
-        {"source": source, "trait": trait, "r2": r2, "users": 9}
-        for source, r2 in (("pairs", -0.25), ("history", 0.875)) for trait in params.trait_names
-    ]))  # fmt: skip
-    said = {"prompt": EVIL, "personal": SECRET, "neutral": SECRET, "user_id": "user-1"}
-    tables.write("pairs", pl.DataFrame([said | {"pair": pair} for pair in range(5)]))
-    tables.write_json(tables.DATA / "subspaces" / "layers.json", {"method": "gradient"})
-    reasons = ["echo", "empty", "echo"]
-    tables.write("dropped", pl.DataFrame([said | {"reason": reason} for reason in reasons]))
-
-
-def change(name: str, **keys) -> None:
-    """Keys of portfolio.json or plan.json, as another run might have them."""
-    file = tables.DATA / name / f"{name}.json"
-    tables.write_json(file, tables.read_json(file) | keys)
-
-
-def make(params: Params) -> None:
-    rng = np.random.default_rng(3)
-    write_members(params, rng, write_prompts_and_base(params, rng))
-    portfolio.main(params)
-    change("portfolio", mend=MEND)
-    tables.write_json(tables.DATA / "sandbox" / "skills.json", {"insight.exact": 0.5, "new": 0.9})
-    write_users(params, rng)
-    write_edits(params)
-
-
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    make(params_with(3))
-    return tmp_path
 
 
 @pytest.mark.parametrize("traits", [1, 2, 3, 4])
@@ -204,16 +37,6 @@ def test_every_number_of_traits_has_a_whole_report(traits, tmp_path, monkeypatch
     assert table["region"].sum() == pytest.approx(1, abs=2e-3)
     assert table["users"].sum() == USERS
     assert set(table["mb"][1:]) <= {0.2501}
-
-
-def test_floors_shrink_the_map_to_what_is_asked(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    params = params_with(3, weights={"floor": {"safety": 0.2}})
-    make(params)
-    run = read(params)
-    assert sum(members.table(run)["region"]) == pytest.approx(1)
-    assert "safety 20.0%" in page.render(run, metrics.measure(run), members.table(run),
-                                         charts.draw(run, metrics.measure(run)))  # fmt: skip
 
 
 @pytest.mark.parametrize("traits", [2, 3, 4])
@@ -292,51 +115,6 @@ def test_the_losses_under_other_utilities_are_of_all_users(world):
         assert found[f"utility.{name}.loss.beyond"] == pytest.approx((loss > 0.2).mean(), abs=1e-4)
 
 
-def test_a_warning_names_the_utilities_that_lose_more_than_asked_and_no_others(world):
-    run = read(params_with(3))
-    quiet = metrics.measure(run) | {f"utility.{name}.loss.mean": 0.19 for name in UTILITIES}
-    loud = quiet | {"utility.worst.loss.mean": 0.21, "utility.p0.loss.mean": 0.2}
-    assert warning(quiet) is None and "warning" not in dict(headline(quiet))
-    said = dict(headline(loud))["warning"]
-    assert "the worst trait alone (21.0%)" in said and "20.0% asked" in said
-    assert "geometric" not in said and strained(loud) == ["worst"]
-    pictures = charts.draw(run, loud)
-    assert "WARNING" in page.render(run, loud, members.table(run), pictures)
-    assert "WARNING" not in page.render(run, quiet, members.table(run), pictures)
-
-
-def test_a_verdict_that_fails_shows_what_would_mend_it(world):
-    run = read(params_with(3))
-    found, policies = metrics.measure(run), members.table(run)
-    pictures = charts.draw(run, found)
-    mend = {"weights": [{"brevity": 0.62, "humor": 0.05, "safety": 0.33}], "expected": 0.19}
-    mend |= {"advice": "One <more> member."}
-
-    def shown(**keys) -> str:
-        changed = replace(run, portfolio=run.portfolio | keys)
-        return page.render(changed, found, policies, pictures)
-
-    for passed in (True, False):
-        text = shown(passed=passed, mend=mend)
-        assert ("One &lt;more&gt; member." in text) == ("brevity 0.62" in text) == (not passed)
-        assert ("at most 19.0%" in text) == ("palette extend" in text) == (not passed)
-    text = shown(passed=False, mend=MEND | {"advice": "Train longer."})
-    assert "Train longer." in text and "palette extend" not in text
-
-
-def test_a_second_look_is_told_with_its_own_confidence(world):
-    certificate = read(params_with(3)).portfolio["certificate"]
-    assert (certificate["looks"], certificate["confidence"]) == (1, 0.95)
-    change("portfolio", certificate=certificate | {"looks": 2, "confidence": 0.975})
-    run = read(params_with(3))
-    found = metrics.measure(run)
-    assert (found["certificate.looks"], found["certificate.confidence"]) == (2, 0.975)
-    assert "With 97.5% confidence" in page.answer(run, found).verdict
-    assert dict(headline(found))["ε certified"].endswith(", look 2 at certify, confidence 0.975")
-    text = page.render(run, found, members.table(run), charts.draw(run, found))
-    assert "this is look 2" in text and "with 97.5% confidence" in text
-
-
 def test_the_plan_and_the_diversity_of_the_portfolio_are_among_the_metrics(world):
     run = read(params_with(3))
     found = metrics.measure(run)
@@ -405,86 +183,6 @@ def test_a_share_without_room_is_null_not_infinite():
     assert metrics.rounded(found["share"][0]) is None and found["share"][1:] == [None, None]
     assert metrics.rounded(float("inf")) is None
     assert metrics.rounded(0.123456) == 0.1235 and str(metrics.rounded(-1e-9)) == "0.0"
-
-
-def test_the_page_is_whole_offline_and_treats_model_text_as_data(world):
-    report.main(params_with(3))
-    text = (world / "reports/index.html").read_text()
-    assert len(text) < 1_500_000
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text and "{{ 7 * 7 }}" in text
-    assert SECRET not in text and "user-" not in text
-
-    class Reader(HTMLParser):
-        void = frozenset({"meta", "br"})
-
-        def __init__(self):
-            super().__init__()
-            self.open, self.ids, self.tags = [], [], set()
-
-        def handle_starttag(self, tag, attrs):
-            self.tags.add(tag)
-            self.ids += [value for name, value in attrs if name == "id"]
-            own = {name: value for name, value in attrs}
-            assert not {"src", "srcset", "onload", "onclick"} & set(own)
-            assert (own.get("href") or "#").startswith("#")
-            if tag not in self.void:
-                self.open.append(tag)
-
-        def handle_endtag(self, tag):
-            assert self.open.pop() == tag
-
-    reader = Reader()
-    reader.feed(text)
-    assert not reader.open and not reader.tags & {"script", "link", "img", "iframe", "object"}
-    assert len(reader.ids) == len(set(reader.ids))
-    style = text[text.index("<style>") : text.index("</style>")]
-    assert "@import" not in style and "url(" not in style
-    outside = re.sub(r'xmlns(:\w+)?="[^"]+"', "", text).replace("https://example.org", "")
-    assert "http" not in outside.replace("http-equiv", "")
-    assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(reader.ids)
-
-
-def test_the_answer_says_what_was_asked_and_what_was_reached(world):
-    run = read(params_with(3))
-    found = metrics.measure(run) | {"portfolio.size": 4, "users.total": 1200}
-    told = {"certificate.epsilon.upper": 0.13, "certificate.epsilon.requested": 0.05}
-    failed = page.answer(run, found | told | {"certificate.passed": 0})
-    assert failed.headline == "4 adapters and the base serve all 1,200 users." and not failed.passed
-    assert "more than 13.0%" in failed.verdict and "not enough: at most 5.0%" in failed.verdict
-    passed = page.answer(run, found | told | {"certificate.passed": 1})
-    assert passed.passed and "not enough" not in passed.verdict
-    unknown = page.answer(run, found | {"certificate.epsilon.upper": None})
-    assert "No loss can be guaranteed" in unknown.verdict
-    alone = page.answer(run, found | {"portfolio.size": 0})
-    assert alone.headline == "The base alone serves all 1,200 users."
-
-
-def test_a_run_without_a_bound_or_adapters_is_reported(world):
-    prompts = tables.read("prompts").with_columns(
-        topic=pl.when(split="certify").then(pl.lit("one")).otherwise("topic")
-    )
-    tables.write("prompts", prompts)
-    params = params_with(3, portfolio={"epsilon": 0.99, "bootstrap": 200})
-    portfolio.main(params)
-    change("portfolio", mend=MEND)
-    tables.write("routes", tables.read("routes").with_columns(member=pl.lit("base")))
-    report.main(params)
-    found = json.loads((world / "reports/metrics.json").read_text())
-    assert found["certificate.epsilon.upper"] is None and found["certificate.passed"] == 0
-    assert found["portfolio.size"] == 0 and found["cost.ratio"] is None
-    assert "no bound" in dict(headline(found))["ε certified"]
-    assert "The base alone serves all" in (world / "reports/index.html").read_text()
-
-
-def test_the_rival_is_the_best_replaceable_method(world):
-    found = {"lead.soup": 0.01, "lead.soup.low": -0.1, "lead.soup.high": 0.1, "lead.base": 0.2}
-    found |= {"lead.base.low": 0.1, "lead.base.high": 0.3, "lead.ideal": -0.5, "users.seen": 10}
-    rival = page.rival(found)
-    assert rival["name"] == charts.METHOD_NAMES["soup"] and not rival["told_apart"]
-    sure = found | {"lead.soup.low": 0.005}
-    assert page.rival(sure)["told_apart"]
-    assert not page.rival(sure | {"users.seen": 9})["told_apart"]
-    assert page.rival({}) is None
 
 
 def test_samples_are_inert_markdown_with_every_policy(world):
@@ -588,42 +286,6 @@ def test_what_nobody_cares_for_is_told_apart_by_the_judging_weights():
     assert edits.uncared(alone, ["x", "y"])["uncared.edit"] is None
 
 
-def test_the_page_shows_what_was_tuned_revealed_and_dropped(world):
-    run = read(params_with(3))
-    found = metrics.measure(run)
-    assert (found["edits.clusters"], found["pairs.kept"]) == (2, 5)
-    assert (found["pairs.dropped.echo"], found["pairs.dropped.empty"]) == (2, 1)
-    assert found["revealed.history.humor"] == 0.875
-    shown = edits_page.section(run, found)
-    assert [(row["name"], row["users"]) for row in shown["clusters"]] == [("c0", 8), ("c1", 4)]
-    assert shown["clusters"][0]["choices"] == ["0.5, all layers", "identity: the base"]
-    assert shown["clusters"][1]["choices"] == ["1, last layer", "0.5, all layers"]
-    assert [row["choice"] for row in shown["members"]] == ["0.5, all layers"]
-    assert [row["name"] for row in shown["revealed"]] == list(edits_page.SOURCES.values())[1:3]
-    text = page.render(run, found, members.table(run), charts.draw(run, found))
-    for said in ("1, last layer", "0.88", "−0.25", "an answer only repeats the prompt: 2"):
-        assert said in text
-    idle = {row["control"]: row["idle"] for row in shown["over"] if row["idle"]}
-    assert idle == {
-        charts.METHOD_NAMES["edit_mean"]: "identity chosen in 1 of 2 clusters: the base there"
-    }
-    assert "identity chosen in 1 of 2 clusters" in text
-
-
-@pytest.mark.parametrize("method, said", [
-    ("gradient", "weights estimated from"), ("style-vector", "what the user wrote and liked"),
-    ("contrast", "user&#39;s insight and under a neutral"), ("chameleon", "strengthened"),
-])  # fmt: skip
-def test_the_page_says_what_this_runs_edits_were_made_of(world, method, said):
-    file = tables.DATA / "subspaces" / "layers.json"
-    tables.write_json(file, {"method": method})
-    run = read(params_with(3))
-    found = metrics.measure(run)
-    text = page.render(run, found, members.table(run), charts.draw(run, found))
-    assert text.count(said) == 1
-    assert set(edits_page.DIRECTIONS) == set(get_args(Subspaces.model_fields["method"].annotation))
-
-
 def test_the_report_needs_no_true_weights_beside_what_the_evaluation_wrote(world):
     assert not tables.path("hidden").exists()
     found = metrics.measure(read(params_with(3)))
@@ -664,31 +326,6 @@ def test_nine_users_are_too_few_for_words_and_intervals():
     assert (row["seen"], row["unseen"]) == ((0.1, 0.01, 0.02), (0.1, None, None))
     assert row["no_history"] is None
     assert edits_page.beside("edit", "dpo", found)["seen"] == (0.1, None, None)
-
-
-def test_a_run_without_edits_is_reported_without_their_section(world):
-    for name in ("groups", "trials", "member_trials", "revealed", "pairs", "dropped"):
-        tables.path(name).unlink()
-    run = read(params_with(3))
-    found = metrics.measure(run)
-    assert found["pairs.kept"] is None and found["edits.clusters"] is None
-    shown = edits_page.section(run, found)
-    assert not shown["clusters"] and not shown["members"] and not shown["revealed"]
-    rows = tables.read("evaluation").filter(~pl.col("method").str.contains("edit|chameleon"))
-    bare = replace(run, evaluation=rows)
-    found = metrics.measure(bare)
-    assert edits_page.section(bare, found) is None
-    text = page.render(bare, found, members.table(bare), charts.draw(bare, found))
-    assert 'id="edits"' not in text and 'id="methods"' in text
-
-
-def test_every_method_has_a_name_and_a_line_that_tells_what_it_is(world):
-    assert list(METHODS) == list(charts.METHOD_NAMES)
-    run = read(params_with(3))
-    found = metrics.measure(run)
-    text = page.render(run, found, members.table(run), charts.draw(run, found))
-    for told in METHODS.values():
-        assert told.replace("'", "&#39;") in text
 
 
 def test_one_method_that_fails_does_not_press_the_others_into_a_corner():

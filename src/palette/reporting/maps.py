@@ -14,7 +14,7 @@ from palette.reporting import strips
 from palette.reporting.losses import Losses
 from palette.reporting.members import numbers, shades
 from palette.reporting.run import Run
-from palette.reporting.theme import CARD, COLD, HOT, INK, LINE, NEUTRAL, ON_COLOR, PIXELS
+from palette.reporting.theme import CARD, COLD, HOT, INK, LINE, NEUTRAL, ON_COLOR, PADDING, PIXELS
 
 if TYPE_CHECKING:
     import altair as alt
@@ -27,6 +27,13 @@ TILES = 34  # along a side
 OVERLAP = 1.05  # of neighbouring tiles, so that no seam shows
 UP = "M-1,0.57735L1,0.57735L0,-1.1547Z"
 DOWN = "M-1,-0.57735L1,-0.57735L0,1.1547Z"
+
+
+def corners() -> list[list[float]]:
+    """Where the region's corners lie in a drawn triangle, in the units of its viewBox."""
+    x, y = (CORNERS + MARGIN).T * PIXELS
+    height = PIXELS * (HEIGHT + 2 * MARGIN)
+    return np.column_stack([x + PADDING, height - y + PADDING]).round(3).tolist()
 
 
 def draw(run: Run) -> "list[alt.Chart | alt.LayerChart]":

@@ -1,4 +1,4 @@
-"""Everything that the report tells of, read once. No history, insight or user name is in it."""
+"""Everything that the report tells of, read once. Of single users only public ones are in it."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from palette import arrays, tables
+from palette import arrays, shown, tables
 from palette.core.envelope import Cell, Planes
+from palette.core.ideal import Ideal
 from palette.core.reaching import REACHED
 from palette.core.region import Region
 from palette.params import Params
+from palette.reporting import people
 from palette.reporting.losses import Losses, as_planned
+from palette.reporting.people import Person
 from palette.routes import estimates, read_planes
-
-SHOWN = 3  # test prompts whose answers are printed
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Run:
     """the table routes"""
     tastes: np.ndarray
     """(U, d): estimated weights of the users who may be shown"""
+    people: list[Person]
+    """those of them whom the page shows one by one"""
     evaluation: pl.DataFrame
     """the table evaluation"""
     utilities: pl.DataFrame
@@ -69,6 +72,11 @@ class Run:
     def region(self) -> Region:
         return Region(tuple(self.params.floor))
 
+    @property
+    def ideal(self) -> Ideal:
+        """What says f* on certify by the base's rollouts alone."""
+        return self.planned.ideals[0]
+
     @cached_property
     def largest_loss(self) -> float:
         """Where the scale of losses ends: beyond all finite ones, and beyond the ε asked."""
@@ -100,9 +108,10 @@ def read(params: Params) -> Run:
         users=users,
         routes=tables.read("routes"),
         tastes=read_tastes(params, users),
+        people=people.read(params),
         evaluation=tables.read("evaluation"),
         utilities=tables.read("utilities"),
-        answers=read_answers(params, members),
+        answers=shown.of_members(params, members),
         sizes={name: sizes(tables.DATA / "adapters" / name) for name in members},
         skills=read_skills(params),
         method=read_method(),
@@ -146,24 +155,6 @@ def read_tastes(params: Params, users: pl.DataFrame) -> np.ndarray:
     public = set(users.filter(pl.col("public"))["user_id"])
     names, (weights, _, _) = estimates(params.trait_names)
     return weights[[name in public for name in names]]
-
-
-def read_answers(params: Params, members: list[str]) -> pl.DataFrame:
-    """The first answer of the base and of every member to the first test prompts."""
-    prompts = tables.read("prompts").filter(split="test").sort("prompt_id").head(SHOWN)
-    base = tables.read_rewards(params.trait_names).with_columns(member=pl.lit("base"))
-    columns = ["member", "prompt_id", "response"]
-    columns += [f"reward_{trait}" for trait in params.traits]
-    first = [
-        frame.filter(pl.col("sample") == 0).select(columns)
-        for frame in (base, tables.read("values"))
-    ]
-    order = pl.DataFrame({"member": ["base", *members]})
-    return (
-        prompts.select("prompt_id", "prompt")
-        .join(order, how="cross", maintain_order="left_right")
-        .join(pl.concat(first), on=["prompt_id", "member"], how="left", maintain_order="left")
-    )
 
 
 def read_skills(params: Params) -> dict[str, float]:

@@ -11,6 +11,7 @@ INK, MUTED, LINE, CARD, TINT = "#1c2127", "#5b646e", "#dedbd3", "#fffffe", "#f1e
 ON_COLOR = "#14171b"  # for text and dots on coloured ground, light and dark alike
 COLD, NEUTRAL, HOT = "#4a86b5", "#f3ecd9", "#c4472f"  # below, at, and above the loss asked
 PIXELS = 340  # of a map's side
+PADDING = 12  # around a picture
 FOLLOWS_PAGE = {
     INK: "currentColor",
     MUTED: "var(--muted)",
@@ -37,7 +38,7 @@ def themed(chart: "alt.TopLevelMixin") -> "alt.TopLevelMixin":
     text = {"labelColor": MUTED, "titleColor": INK, "titleFontWeight": "normal"}
     sizes = {"labelFontSize": 13, "titleFontSize": 13}
     return (
-        chart.configure(aria=False, background=CARD, font=FONT, padding=12)
+        chart.configure(aria=False, background=CARD, font=FONT, padding=PADDING)
         .configure_view(stroke=None)
         .configure_axis(
             **text, **sizes, gridColor=LINE, domainColor=LINE, tickColor=LINE, titlePadding=10
@@ -59,5 +60,7 @@ def embedded(picture: str, name: str, description: str) -> str:
     for color, follows in FOLLOWS_PAGE.items():
         picture = picture.replace(f'"{color}"', f'"{follows}"')
     picture = re.sub(r'\bid="', f'id="{name}-', picture)
+    # To a screen reader the picture is one thing; what it is made of has no names.
+    picture = re.sub(r' (role|aria-roledescription)="[^"]*"', "", picture)
     picture = picture.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
     return picture.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1)
