@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 
 import numpy as np
 import polars as pl
@@ -10,8 +11,9 @@ from report_world import EVIL, NAMES, page_of, params_with
 
 from palette import report, tables
 from palette.core.ideal import Ideal
-from palette.reporting import explorer, people
+from palette.reporting import explorer, maps, people
 from palette.reporting.run import read
+from palette.reporting.theme import svg
 
 
 def value(packed: explorer.Shown, beta: float, weights: np.ndarray) -> float:
@@ -62,6 +64,15 @@ def test_a_taste_to_begin_with_is_where_the_verdict_is_worst(world):
     assert run.losses.at(weights[None])[0] == pytest.approx(told["multiplicative"], abs=1e-3)
     floored = read(params_with(3, weights={"floor": {"humor": 0.1}}))
     assert explorer.presets(floored)[1][0] == "Mostly brevity"
+
+
+def test_the_map_is_drawn_where_the_pointer_is_understood(world):
+    """A cell that has a corner of the region as its own is drawn to that corner."""
+    drawn = svg(maps.draw(read(params_with(3)))[0])
+    origin = [float(n) for n in re.search(r"translate\(([\d.]+),([\d.]+)\)", drawn).groups()]
+    points = np.array(re.findall(r"[ML](-?[\d.]+),(-?[\d.]+)", drawn), dtype=float) + origin
+    for corner in maps.corners():
+        assert np.abs(points - corner).sum(axis=1).min() < 0.1
 
 
 def test_users_who_are_not_public_are_read_and_forgotten(world):

@@ -31,8 +31,7 @@ class Atoms:
         """(W, prompts): as `Ideal.value`."""
         parts = [self._partition(part) for part in self._chunks(weights)]
         return self.beta * np.concatenate(
-            [np.log(partition) + top for _, partition, top in parts]
-            or [np.empty((0, len(self.mass)))]
+            [np.log(partition) + top for _, partition, top in parts] or [np.empty((0, len(self.mass)))]
         )
 
     def policy(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ import base64
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from palette.core.envelope import Planes
 from palette.core.ideal import Ideal
@@ -23,6 +24,7 @@ LARGEST = 2_000_000
 """Characters that f* may take of the page; beyond it the page shows members without their regret."""
 
 HAIR = 1e-4
+"""Of the way from a cell's corner to its middle."""
 
 Shown = dict[str, Any]
 
@@ -39,7 +41,7 @@ def shown(run: Run) -> Shown:
         "beta": run.params.objective.beta,
         "ideal": packed(run.ideal),
         "members": members(run),
-        "questions": run.answers["prompt"].unique(maintain_order=True).to_list(),
+        "questions": run.answers.filter(member="base")["prompt"].to_list(),
         "map": maps.corners() if len(traits) == 3 else None,
     }
 
@@ -91,7 +93,7 @@ def members(run: Run) -> list[Shown]:
             "routing": plane(run.planes, place),
             "judged": plane(run.losses.judged, place),
             "answers": said["response"].to_list(),
-            "rewards": [[round(own, 4) for own in row] for row in said.select(rewards).rows()],
+            "rewards": said.select(pl.col(rewards).round(4)).rows(),
         })  # fmt: skip
     return found
 

@@ -3,7 +3,7 @@
 const PATIENCE = 400; // milliseconds without a change before a screen reader is told
 const byId = (id) => document.getElementById(id);
 const decimals = (number, places = 3) => number.toFixed(places).replace(/^-(?=0\.?0*$)/, "").replace("-", "−");
-const percent = (number, places = 1) => `${decimals(100 * number, places)}%`;
+const percent = (number, places = 1) => (number === null ? "–" : `${decimals(100 * number, places)}%`);
 
 /** An element; what a child says is text, never markup. */
 function element(name, attributes = {}, ...children) {

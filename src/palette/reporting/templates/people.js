@@ -1,6 +1,6 @@
 // One public user at a time: found by a search, shown with all that is known and said.
 
-const GROUPS = { seen: "seen", unseen: "unseen", no_history: "no history" };
+const GROUPS = { seen: "seen user", unseen: "unseen user", no_history: "no history" };
 const memberOf = Object.fromEntries(data.members.map((member) => [member.id, member]));
 const nameOf = (member) => (member.weights ? `member ${member.number}` : "the base");
 const LAYERS = { all: "all layers", upper: "the upper half of the layers", last: "the last layer" };
@@ -30,7 +30,7 @@ function meet(person) {
   met = person;
   const member = memberOf[person.route.member];
   byId("person-name").textContent = person.id;
-  byId("person-group").textContent = { seen: "seen user", unseen: "unseen user", no_history: "no history" }[person.group];
+  byId("person-group").textContent = GROUPS[person.group];
   byId("person-insight").replaceChildren(...(person.insight
     ? ["The base’s insight from the history: ", element("q", {}, person.insight)]
     : ["There is no history, so there is no insight."]));

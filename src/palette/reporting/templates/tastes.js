@@ -59,7 +59,8 @@ function judged(weights) {
   if (!ideal) return { member, own, base, ideal: null };
   const most = idealValue(weights);
   const share = most > base ? (own - base) / (most - base) : null;
-  return { member, own, base, ideal: most, regret: most - own, loss: (most - own) / most, share };
+  const loss = most > 0 ? (most - own) / most : null;
+  return { member, own, base, ideal: most, regret: most - own, loss, share };
 }
 
 /** Rewards as numbers, and the logarithm of each one's part of its question's answers. */
