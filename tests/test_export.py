@@ -1,4 +1,4 @@
-"""`palette export`: the file as its reader sees it, what it does to a model, and what it refuses."""
+"""`palette export gguf`: the file as its reader sees it, what it does to a model, and what it refuses."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +12,7 @@ from tiny_models import FAMILIES, HIDDEN, LAYERS, save, tiny
 
 from palette import edits as books
 from palette import tables
-from palette.commands.export import export
+from palette.commands.export import gguf
 from palette.control_vectors import control_vector, require_plain_residual, write
 from palette.core.editing import Edit, Edits, find_layers
 from palette.errors import PaletteError
@@ -130,7 +130,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_the_command_writes_the_users_edit_at_its_tuned_strength_and_layers(folder, capsys):
-    export(Path("ann.gguf"), "ann")
+    gguf(Path("ann.gguf"), "ann")
     reader = GGUFReader("ann.gguf")
     assert reader.fields["controlvector.model_hint"].contents() == "llama"
     assert [tensor.name for tensor in reader.tensors] == ["direction.2"]
@@ -140,7 +140,7 @@ def test_the_command_writes_the_users_edit_at_its_tuned_strength_and_layers(fold
 
 def test_a_user_whom_no_strength_helps_has_nothing_to_export(folder):
     with pytest.raises(PaletteError, match=r"the cluster of 'bob'.*nothing to export") as error:
-        export(Path("bob.gguf"), "bob")
+        gguf(Path("bob.gguf"), "bob")
     assert "\n" not in str(error.value)
     assert not Path("bob.gguf").exists()
 
@@ -153,7 +153,7 @@ def test_where_the_first_layer_was_chosen_the_best_trial_without_it_is_exported(
     )  # fmt: skip
     worse = other.with_columns(pl.Series("layers", ["last"]), pl.Series("objective", [-0.2]))
     tables.write("trials", pl.concat([trials, worse, other]))
-    export(Path("cy.gguf"), "cy")
+    gguf(Path("cy.gguf"), "cy")
     tensors = {tensor.name: tensor.data for tensor in GGUFReader("cy.gguf").tensors}
     layers = range(LAYERS // 2, LAYERS)
     assert list(tensors) == [f"direction.{layer}" for layer in layers]
@@ -168,5 +168,5 @@ def test_nothing_is_written_where_no_trial_leaves_the_first_layer_alone(folder):
         strength=pl.when(cluster="c2").then(0.0).otherwise("strength"),
     ))  # fmt: skip
     with pytest.raises(PaletteError, match="nothing to export"):
-        export(Path("cy.gguf"), "cy")
+        gguf(Path("cy.gguf"), "cy")
     assert not Path("cy.gguf").exists()
