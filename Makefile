@@ -3,7 +3,7 @@ BIN := .venv/bin
 # requirements.txt holds everything, so there is nothing to resolve; modules are compiled when used.
 QUIETLY := --quiet --disable-pip-version-check --no-deps --no-compile
 
-.PHONY: run test check clean
+.PHONY: run test check review clean
 run: .venv/ready            ## the main job: every stage that is stale, then a short table
 	@$(BIN)/palette check
 	@$(BIN)/dvc repro
@@ -14,6 +14,12 @@ test: .venv/ready           ## all tests
 
 check: .venv/ready          ## style and imports
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+review: .venv/ready         ## what changed since REV (or the main branch), in Markdown; then the lock gate
+	@mkdir -p .palette
+	@$(BIN)/palette diff $(REV) --pictures "$(PICTURES)" > .palette/review.md
+	@cat .palette/review.md
+	@$(BIN)/palette stale
 
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv

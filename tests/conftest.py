@@ -2,6 +2,7 @@
 
 import pytest
 import tiny_chain
+import tiny_project
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +18,12 @@ def chain(built, monkeypatch):
     """The same folder, as the working directory."""
     monkeypatch.chdir(built)
     return built
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory):
+    """The git and DVC project of tests/tiny_project.py, after its first run. Read only."""
+    return tiny_project.build(tmp_path_factory.mktemp("tiny") / "project")
 
 
 def pytest_collection_modifyitems(items):

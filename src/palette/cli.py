@@ -16,10 +16,12 @@ import typer
 from palette.commands.ask import ask
 from palette.commands.certify import Certify, certify
 from palette.commands.cost import cost
+from palette.commands.diff import diff
 from palette.commands.export import export
 from palette.commands.extend import extend
 from palette.commands.keep_routes import keep_routes
 from palette.commands.select import select
+from palette.commands.stale import stale
 from palette.errors import PaletteError
 
 REPORT = Path("reports/index.html")
@@ -124,7 +126,7 @@ def show(user: Annotated[str, typer.Argument(help="a user_id, such as u0007")]) 
     _print_table(("trait", "weight", "interval"), rows)
 
 
-for command in (ask, select, extend, keep_routes, cost, export):
+for command in (ask, select, extend, keep_routes, cost, export, diff, stale):
     commands.command()(command)
 commands.command(cls=Certify)(certify)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from palette import stage, tables
 from palette.params import Params
-from palette.reporting import charts, members, page, samples
+from palette.reporting import charts, members, page, samples, users
 from palette.reporting.metrics import measure
 from palette.reporting.run import read
 
@@ -19,8 +19,10 @@ def main(params: Params) -> None:
     metrics, policies = measure(run), members.table(run)
     pictures = charts.draw(run, metrics)
     tables.write_json(REPORTS / "metrics.json", metrics)
+    tables.write_json(REPORTS / "samples.json", samples.as_json(run))
     texts = {
         "portfolio.csv": members.as_csv(policies),
+        "routes.csv": users.served(run).write_csv(),
         "samples.md": samples.markdown(run),
         "simplex.svg": pictures.maps,
         "methods.svg": pictures.methods,

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import fsspec
@@ -26,7 +28,7 @@ class Store:
     is whole: a half-written one is never found.
 
     Raises:
-        PaletteError: no file system serves the URL, or it cannot be written to.
+        PaletteError: no file system serves the URL, or it cannot be read or written to.
     """
 
     def __init__(self, url: str):
@@ -37,30 +39,28 @@ class Store:
             raise PaletteError(f"runtime.store '{url}' cannot be used: {error}") from None
 
     def has(self, name: str) -> bool:
-        return self.filesystem.exists(self._path(name))
+        with self._reaching("read"):
+            return self.filesystem.exists(self._path(name))
 
     def save(self, name: str, files: dict[str, bytes]) -> None:
         path = self._path(name)
         index = json.dumps({file: len(content) for file, content in files.items()}).encode()
         # A name of its own: two writers of one bundle must not write into one file.
         temporary = f"{path}.{uuid.uuid4().hex}.part"
-        try:
+        with self._reaching("written to"):
             self.filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
             with self.filesystem.open(temporary, "wb") as out:
                 out.write(len(index).to_bytes(8, "big") + index + b"".join(files.values()))
             self.filesystem.mv(temporary, path)
-        except OSError as error:
-            raise PaletteError(
-                f"runtime.store '{self.url}' cannot be written to: {error}"
-            ) from None
 
     def load(self, name: str) -> dict[str, bytes] | None:
         """The files of a bundle, or None where there is none."""
-        try:
-            with self.filesystem.open(self._path(name), "rb") as source:
-                content = source.read()
-        except FileNotFoundError:
-            return None
+        with self._reaching("read"):
+            try:
+                with self.filesystem.open(self._path(name), "rb") as source:
+                    content = source.read()
+            except FileNotFoundError:
+                return None
         start = 8 + int.from_bytes(content[:8], "big")
         files = {}
         for file, length in json.loads(content[8:start]).items():
@@ -70,14 +70,17 @@ class Store:
 
     def delete(self, name: str) -> None:
         """Forget a bundle; one that is not there is forgotten already."""
-        try:
+        with self._reaching("written to"), suppress(FileNotFoundError):
             self.filesystem.rm_file(self._path(name))
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise PaletteError(
-                f"runtime.store '{self.url}' cannot be written to: {error}"
-            ) from None
+
+    @contextmanager
+    def _reaching(self, done: str) -> Iterator[None]:
+        """Every kind of file system fails with errors of its own: all of them become one sentence."""
+        try:
+            yield
+        except Exception as error:
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise PaletteError(f"runtime.store '{self.url}' cannot be {done}: {said}") from error
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name[:2]}/{name}"

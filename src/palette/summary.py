@@ -51,7 +51,7 @@ class Method:
 def methods(metrics: dict[str, float]) -> list[Method]:
     """The methods that a run has measured."""
     return [
-        Method(name, _interval(metrics, f"objective.{name}"), _interval(metrics, f"share.{name}"))
+        Method(name, interval(metrics, f"objective.{name}"), interval(metrics, f"share.{name}"))
         for name in METHODS
         if f"objective.{name}" in metrics
     ]
@@ -112,6 +112,15 @@ def warning(metrics: dict[str, float]) -> str | None:
     )
 
 
+def interval(metrics: dict[str, float], key: str) -> str:
+    """A number of the metrics with its interval, as text; empty where it was not measured."""
+    if metrics.get(key) is None:
+        return ""
+    low, high = metrics.get(f"{key}.low"), metrics.get(f"{key}.high")
+    value = f"{metrics[key]:.3f}"
+    return value if low is None or high is None else f"{value} ({low:.3f} to {high:.3f})"
+
+
 def markdown(metrics: dict[str, float]) -> str:
     """Headline and methods as Markdown, for places that show it."""
     head = [f"**{label}**: {value}  " for label, value in headline(metrics)]
@@ -165,11 +174,3 @@ def _users(metrics: dict[str, float]) -> str:
 def _bound(epsilon: float | None) -> str:
     """null in the metrics is an ε that no data of this run bound."""
     return "no bound" if epsilon is None else f"{epsilon:g}"
-
-
-def _interval(metrics: dict[str, float], key: str) -> str:
-    if metrics.get(key) is None:
-        return ""
-    low, high = metrics.get(f"{key}.low"), metrics.get(f"{key}.high")
-    value = f"{metrics[key]:.3f}"
-    return value if low is None or high is None else f"{value} ({low:.3f} to {high:.3f})"

@@ -22,6 +22,7 @@ def measure(run: Run) -> Metrics:
     """All metrics, sorted by key and rounded; what is absent or infinite is None."""
     found = verdict(run) | methods(run.evaluation, run.params.evaluation)
     found |= users.routing(run, list(GROUPS)) | users.true_regret(run.evaluation, GROUPS)
+    found |= traits(run.evaluation, run.params.trait_names, run.params.evaluation)
     found |= users.utilities(run) | users.cost(run) | edits.measure(run, GROUPS)
     if run.params.base.model == "sandbox":
         found |= {f"sandbox.gap.{name}": gap for name, gap in run.portfolio["gap"].items()}
@@ -91,6 +92,22 @@ def methods(evaluation: pl.DataFrame, settings: Evaluation) -> Metrics:
                 found[f"{prefix}{name}.{method}"] = statistic
                 found[f"{prefix}{name}.{method}.low"] = low
                 found[f"{prefix}{name}.{method}.high"] = high
+    return found
+
+
+def traits(evaluation: pl.DataFrame, names: list[str], settings: Evaluation) -> Metrics:
+    """Mean reward of every trait for seen users, of the base and of the portfolio, with intervals."""
+    found: Metrics = {}
+    for method in ("base", "portfolio"):
+        rows = evaluation.filter(group="seen", method=method).sort("user_id")
+        if len(rows) == 0:
+            continue
+        sample = rows.select(f"reward_{name}" for name in names).to_numpy()
+        means, replicates = sample.mean(axis=0), resampled(sample, settings)
+        for place, name in enumerate(names):
+            key = f"trait.{name}.{method}"
+            low, high = ends(replicates[:, place], len(sample), settings)
+            found |= {key: float(means[place]), f"{key}.low": low, f"{key}.high": high}
     return found
 
 

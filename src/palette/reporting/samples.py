@@ -1,7 +1,9 @@
 """Fixed prompts, answered by the base and by every member: what the numbers sound like."""
 
 import re
+from typing import Any
 
+from palette.reporting.metrics import rounded
 from palette.reporting.run import Run
 
 LINE_BREAKS = re.compile(r"\s+")
@@ -27,6 +29,25 @@ def markdown(run: Run) -> str:
                 "| " + " | ".join([row["member"], plain(row["response"]), *rewards]) + " |"
             )
     return "\n".join(lines) + "\n"
+
+
+def as_json(run: Run) -> list[dict[str, Any]]:
+    """The same for programs: prompt, and the answers of every member with their rewards."""
+    traits = run.params.trait_names
+    return [
+        {
+            "prompt": prompts["prompt"][0],
+            "answers": [
+                {
+                    "member": row["member"],
+                    "answer": row["response"],
+                    "rewards": {trait: rounded(row[f"reward_{trait}"]) for trait in traits},
+                }
+                for row in prompts.iter_rows(named=True)
+            ],
+        }
+        for prompts in run.answers.partition_by("prompt_id", maintain_order=True)
+    ]
 
 
 def plain(text: str | None) -> str:

@@ -37,6 +37,13 @@ def routing(run: Run, groups: list[str]) -> Numbers:
     return found
 
 
+def served(run: Run) -> pl.DataFrame:
+    """How many users of each group every member serves: group, member, users. Counts, no names."""
+    groups = run.evaluation.select("user_id", "group").unique()
+    counted = run.routes.join(groups, on="user_id").group_by("group", "member")
+    return counted.agg(users=pl.len()).sort("group", "member")
+
+
 def spread(key: str, numbers: pl.Series) -> Numbers:
     """Mean, quantiles and the worst; None for all of them where there is no number."""
     quantiles = {f"{key}.{name}": numbers.quantile(q, "linear") for name, q in QUANTILES.items()}

@@ -1,0 +1,1 @@
+"""What changed between two commits: read from git and DVC, compared, and told as Markdown."""
