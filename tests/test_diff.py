@@ -96,7 +96,7 @@ def test_a_clone_with_git_alone_tells_the_least_number_of_users(changed, tmp_pat
     assert "secret-user" not in done.out
     clone.set("portfolio", epsilon=0.3)
     done = clone.palette("diff", "HEAD")
-    assert "| `portfolio` | portfolio.epsilon is 0.3, locked as 0.15 |" in done.out
+    assert "| portfolio.epsilon is 0.3, locked as 0.15 | `portfolio` |" in done.out
     assert "may run too: `routes`, `report`." in done.out
     assert "| portfolio.epsilon | 0.15 | 0.3 |" in done.out
 

@@ -187,7 +187,7 @@ def test_make_review_shows_what_changed_and_fails_where_the_gate_does(clone):
     (clone.root / "reports/simplex.svg").write_text("<svg/>")
     done = clone.run(*make, "REV=HEAD")
     assert done.status != 0
-    assert "| `rewards@humor` | traits.humor is 3, locked as 2 |" in done.out
+    assert "| traits.humor is 3, locked as 2 | `rewards@humor` |" in done.out
     assert "](https://example.org/raw/abc/reports/simplex.svg)" in done.out
     assert "palette: dvc.lock does not fit" in done.err
     assert (clone.root / ".palette/review.md").read_text() in done.out

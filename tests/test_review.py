@@ -161,7 +161,7 @@ def test_what_changed_is_told_and_nothing_else():
     text = told(after, standing=Staleness({"plan": ["src/x.py is modified"]}, ["routes"]))
     for line in (
         "## palette: PASS → FAIL, ε 4.55% → ε none, 2 members → 3 members",
-        "| `plan` | src/x.py is modified |", "may run too: `routes`.",
+        "| src/x.py is modified | `plan` |", "may run too: `routes`.",
         "| verdict | PASS | **FAIL** |", "| ε certified | 4.55% | **none** |",
         "| ε asked | 5.00% | 5.00% |",
         "| portfolio.epsilon | 0.05 | 0.06 |", r"| plan.lattice | not there | \[1\] |",

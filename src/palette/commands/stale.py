@@ -4,6 +4,8 @@ from pathlib import Path
 
 from palette.errors import PaletteError
 
+SHOWN = 4  # reasons for one stage
+
 
 def stale() -> None:
     """Name the stages that dvc.lock no longer fits; exit with status 1 if there are any.
@@ -18,7 +20,8 @@ def stale() -> None:
         print("dvc.lock fits: `dvc repro` has nothing to run")
         return
     for stage, why in standing.stale.items():
-        print(f"{stage}: {'; '.join(why)}")
+        more = f"; and {len(why) - SHOWN} more" if len(why) > SHOWN else ""
+        print(f"{stage}: {'; '.join(why[:SHOWN])}{more}")
     if standing.after:
         print(f"after them: {', '.join(standing.after)}")
     raise PaletteError("dvc.lock does not fit: run `dvc repro` and commit what it writes")

@@ -1,10 +1,11 @@
 """Cells of the tables in a pull request: numbers, what they turned to, and text that stays inert."""
 
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from palette.reporting.samples import plain
+from palette.review.changes import worded
 
 ROWS = 40  # of a table
 PERCENT = "{:.2%}"
@@ -46,7 +47,7 @@ def apart(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> str:
 
 def inert(value: Any) -> str:
     """A value as Markdown that does nothing, in one cell."""
-    return plain(shortened(str(value)))
+    return plain(shortened(worded(value)))
 
 
 def literal(text: str | None) -> str:
@@ -58,10 +59,3 @@ def shortened(text: str) -> str:
     """One line of signs that can be seen, and not too many."""
     seen = "".join(sign for sign in " ".join(text.split()) if sign.isprintable())
     return seen if len(seen) <= CUT else f"{seen[: CUT - 1]}…"
-
-
-def listed(parts: Iterable[str], most: int = 6) -> str:
-    """Some of the parts, and how many there are beside them."""
-    parts = list(parts)
-    more = [f"and {len(parts) - most} more"] if len(parts) > most else []
-    return "; ".join([*parts[:most], *more])

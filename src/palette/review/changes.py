@@ -1,5 +1,6 @@
 """What differs between two snapshots of a run: plain comparisons of names, numbers and counts."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -152,6 +153,11 @@ def answers(before: list[Row], after: list[Row], found: list[Member]) -> dict[st
         if rows:
             changed[prompt] = rows
     return changed
+
+
+def worded(value: Any) -> str:
+    """A value as params.yaml would have it on one line."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def differing(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from palette.errors import PaletteError
-from palette.review.changes import differing, flat
+from palette.review.changes import differing, flat, worded
 
 if TYPE_CHECKING:
     from dvc.dependency import Dependency, ParamsDependency
@@ -29,6 +29,14 @@ class Staleness:
     """stage → why dvc.lock does not fit it, in the order in which stages run"""
     after: list[str]
     """stages that come after these, and run if what these make is new"""
+
+    def by_reason(self) -> dict[str, list[str]]:
+        """Why → the stages: one file is often read by many."""
+        found: dict[str, list[str]] = {}
+        for stage, why in self.stale.items():
+            for reason in why:
+                found.setdefault(reason, []).append(stage)
+        return found
 
 
 @contextmanager
@@ -95,7 +103,10 @@ def _reasons(stage: "Stage", made: dict[str, "Output"]) -> list[str]:
 
 def _params(dep: "ParamsDependency") -> list[str]:
     locked, now = flat(dep.hash_info.value or {}), flat(dep.read_params())
-    return [f"{key} is {new}, locked as {old}" for key, old, new in differing(locked, now)]
+    return [
+        f"{key} is {worded(new)}, locked as {worded(old)}"
+        for key, old, new in differing(locked, now)
+    ]
 
 
 def _locked(dep: "Dependency", made: dict[str, "Output"]) -> "HashInfo | None":

@@ -92,13 +92,18 @@ def lock(standing: Staleness) -> str:
     """Which stages would run now, and why."""
     if not standing.stale:
         return "`dvc.lock` fits: `dvc repro` has nothing to run."
-    rows = [
-        (f"`{stage}`", cells.listed(map(cells.inert, why))) for stage, why in standing.stale.items()
-    ]
-    after = ", ".join(f"`{stage}`" for stage in standing.after)
-    told = "`dvc.lock` does not fit: run `dvc repro`, and commit what it writes.\n\n"
-    more = f"\n\nWhat comes after them and may run too: {after}." if after else ""
-    return f"### Not reproduced\n\n{told}{cells.table(('stage', 'why it would run'), rows)}{more}"
+    rows = [(cells.inert(why), named(stages)) for why, stages in standing.by_reason().items()]
+    more = f"\n\nWhat comes after them and may run too: {named(standing.after)}."
+    return (
+        "### Not reproduced\n\n`dvc.lock` does not fit: run `dvc repro`, and commit what it writes. "
+        f"It would run {named(list(standing.stale))}.\n\n"
+        + cells.table(("why", "stages"), rows)
+        + more * bool(standing.after)
+    )
+
+
+def named(stages: list[str]) -> str:
+    return ", ".join(f"`{stage}`" for stage in stages)
 
 
 def certificate(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
@@ -213,7 +218,7 @@ def artifacts(before: Snapshot, after: Snapshot) -> str:
         what = {(False, True): " (new)", (True, False): " (gone)"}.get(sides, "")
         stage = after.makers.get(path) or before.makers[path]
         rows.setdefault(stage, []).append(f"`{path}`{what}")
-    shown = [(f"`{stage}`", ", ".join(paths)) for stage, paths in rows.items()]
+    shown = [(named([stage]), ", ".join(paths)) for stage, paths in rows.items()]
     return cells.section("Artifacts that changed", ("stage", "artifacts"), shown)
 
 
