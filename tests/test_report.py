@@ -23,7 +23,10 @@ from palette.summary import FEW, METHODS, UTILITIES, headline, strained, warning
 
 EVIL = 'Ha | <script>alert(1)</script> {{ 7 * 7 }}\n# `x` "quoted" [link](https://example.org)'
 SECRET = "only its author knows this"
-FILES = ["metrics.json", "portfolio.csv", "samples.md", "simplex.svg", "methods.svg", "index.html"]
+FILES = [
+    "metrics.json", "portfolio.csv", "routes.csv", "samples.json", "samples.md", "simplex.svg",
+    "methods.svg", "index.html",
+]  # fmt: skip
 SPLITS = {"select": 8, "certify": 8, "test": 4}
 SAMPLES, USERS = 24, 12
 MEND = {"weights": [], "expected": None, "advice": "Nothing to mend."}
@@ -497,6 +500,44 @@ def test_samples_are_inert_markdown_with_every_policy(world):
     assert not re.search(r"(?<!\\)[<`\]]", "\n".join(rows)) and "https://" not in text
     assert SECRET not in text
     assert samples.plain("") == samples.plain(None) == "*(nothing)*"
+
+
+def test_samples_for_programs_say_the_same(world):
+    run = read(params_with(3))
+    told = samples.as_json(run)
+    assert [prompt["prompt"] for prompt in told] == ["How | 0?", "How | 1?", "How | 2?"]
+    answers = [own for prompt in told for own in prompt["answers"]]
+    assert [own["member"] for own in answers] == run.answers["member"].to_list()
+    assert {own["answer"] for own in answers} == {EVIL}
+    for trait in run.params.trait_names:
+        rewards = run.answers[f"reward_{trait}"].to_list()
+        assert [own["rewards"][trait] for own in answers] == pytest.approx(rewards, rel=1e-3)
+
+
+def test_the_counts_of_routes_are_by_group_and_name_nobody(world):
+    report.main(params_with(3))
+    text = (world / "reports/routes.csv").read_text()
+    counts = pl.read_csv(text.encode())
+    assert counts.columns == ["group", "member", "users"] and "user-" not in text
+    groups = dict(counts.group_by("group").agg(pl.col("users").sum()).rows())
+    assert groups == {"seen": 7, "unseen": 3, "no_history": 2}
+    seen = [f"user-{i}" for i in range(5, USERS)]
+    routed = tables.read("routes").filter(pl.col("user_id").is_in(seen))["member"]
+    own = counts.filter(group="seen").select("member", "users")
+    assert dict(own.rows()) == dict(routed.value_counts().rows())
+
+
+def test_the_rewards_of_what_is_served_have_intervals(world):
+    run = read(params_with(3))
+    spread = pl.col("user_id").str.slice(5).cast(pl.Float64) / 100
+    rows = run.evaluation.with_columns(reward_humor=spread)
+    found = metrics.measure(replace(run, evaluation=rows))
+    own = np.arange(5, USERS) / 100  # seen users
+    assert found["trait.humor.portfolio"] == pytest.approx(own.mean(), rel=1e-3)
+    low, high = (found[f"trait.humor.portfolio.{end}"] for end in ("low", "high"))
+    assert own.min() < low < own.mean() < high < own.max()
+    assert [found[f"trait.safety.base{end}"] for end in ("", ".low", ".high")] == [0.5] * 3
+    assert "trait.humor.soup" not in found
 
 
 def test_private_users_are_on_no_map(world):
