@@ -36,6 +36,8 @@ else:
 state.write_text(json.dumps(comments))
 """
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def changed(reproduced, tmp_path_factory) -> Project:

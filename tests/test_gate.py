@@ -13,6 +13,8 @@ from tiny_project import Project
 from palette.errors import PaletteError
 from palette.review import lock
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def clone(reproduced, tmp_path, monkeypatch) -> Project:
@@ -108,7 +110,7 @@ def test_a_clone_without_data_names_the_stages_that_were_not_reproduced(clone, w
     assert sorted(found.after) == sorted(after)
 
 
-@pytest.mark.parametrize("what", ["epsilon", "trait", "command", "report"])
+@pytest.mark.parametrize("what", ["trait", "command", "report"])
 def test_with_data_dvc_would_run_the_same_stages(whole, what):
     edit(whole, what)
     would = whole.dvc("repro", "--dry")

@@ -22,6 +22,8 @@ from palette.store import Store, key
 BUCKET = "team"
 NAME = key("anything")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
@@ -55,38 +57,49 @@ def contents(project: Project) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize(
-    "kind, bring", [("folder", ["repro", "--pull"]), ("s3", ["pull", "--run-cache"])]
-)
-def test_a_clone_with_git_and_the_remote_reproduces_the_report_and_runs_nothing(
-    kind, bring, reproduced, s3, tmp_path
-):
-    first = reproduced.copy(tmp_path / "first")
-    url = str(tmp_path / "remote") if kind == "folder" else f"s3://{BUCKET}/dvc"
-    first.dvc("remote", "add", "--default", "team", url)
-    if kind == "s3":
-        first.dvc("remote", "modify", "team", "endpointurl", s3)
-    first.commit("where the data is")
+def with_remote(project: Project, url: str, **settings: str) -> Project:
+    """As `dvc remote add --default team URL` leaves it, committed."""
+    lines = [f"{name} = {value}" for name, value in ({"url": url} | settings).items()]
+    config = ["[core]", "remote = team", "['remote \"team\"']", *lines]
+    (project.root / ".dvc/config").write_text("\n".join(config))
+    project.commit("where the data is")
+    return project
+
+
+def expect_same(second: Project, wanted: dict[str, str]) -> None:
+    """Everything is there, nothing has run, and git and the gate see no difference."""
+    assert second.ran() == []
+    assert contents(second) == wanted
+    assert second.must("git", "status", "--porcelain") == ""
+    assert second.palette("stale").status == 0
+
+
+def test_a_clone_with_git_and_a_folder_has_the_report_and_runs_nothing(reproduced, tmp_path):
+    first = with_remote(reproduced.copy(tmp_path / "first"), str(tmp_path / "remote"))
+    first.dvc("push", "--quiet", "--run-cache")
+    second = first.clone(tmp_path / "second")
+    assert not (second.root / "data").exists()
+    second.dvc("repro", "--quiet", "--pull")
+    expect_same(second, contents(first))
+
+
+def test_a_clone_with_git_and_a_bucket_has_every_run_and_runs_nothing(reproduced, s3, tmp_path):
+    first = with_remote(reproduced.copy(tmp_path / "first"), f"s3://{BUCKET}/dvc", endpointurl=s3)
+    wanted = contents(first)
     first.dvc("push", "--quiet", "--run-cache")
     first.set("portfolio", epsilon=0.3)  # a run that nobody commits
     first.dvc("repro", "--quiet")
     first.dvc("push", "--quiet", "--run-cache")
-    first.must("git", "checkout", "--quiet", "--", ".")
-    first.dvc("checkout", "--quiet")
 
     second = first.clone(tmp_path / "second")
-    assert not (second.root / "data").exists()
-    second.dvc(*bring)
+    second.dvc("pull", "--quiet", "--run-cache")
     second.dvc("repro", "--quiet")
-    assert second.ran() == []
-    assert contents(second) == contents(first)
-    assert second.must("git", "status", "--porcelain") == ""
-    assert second.palette("stale").status == 0
-
+    expect_same(second, wanted)
     second.set("portfolio", epsilon=0.3)
     second.dvc("repro", "--quiet", "--pull")
     # The report is git's, and what no cache has DVC makes anew; all else was run by the first clone.
     assert second.ran() == ["report"]
+    assert contents(second) == contents(first)
 
 
 @pytest.fixture
