@@ -83,11 +83,11 @@ class Page(HTMLParser):
         self.loose += "" if "code" in self.open else data
 
 
-def test_members_are_added_dropped_moved_trained_anew_or_kept():
+def test_members_are_added_dropped_moved_with_other_values_or_kept():
     found = changes.members(OLD, [*NEW[:1], member("a", 0.9, value=0.6), *NEW[2:]])
     fates = {(own.before or own.after)["id"]: (own.fate, own.moved) for own in found}
     assert fates == {
-        "a": ("trained anew", 0), "b": ("moved", 0.05), "c": ("dropped", 0), "d": ("added", 0),
+        "a": ("other values", 0), "b": ("moved", 0.05), "c": ("dropped", 0), "d": ("added", 0),
     }  # fmt: skip
     assert changes.renamed(found) == {"base": "base", "a": "a", "b": "b2"}
     assert {own.fate for own in changes.members(OLD, list(reversed(OLD)))} == {"kept"}
@@ -197,7 +197,7 @@ def test_what_a_commit_does_not_have_is_said():
     assert "`main` has no reports/routes.csv" in text
     assert "`main` has no reports/samples.json" in text
     assert "the working tree has no reports/samples.json" in told(EMPTY)
-    assert "## palette: no report yet" in told(EMPTY)
+    assert "## palette: no report yet" in told(EMPTY) and told(EMPTY, before=EMPTY)
 
 
 def test_the_text_of_models_is_inert():

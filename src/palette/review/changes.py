@@ -27,7 +27,7 @@ class Member:
             return "dropped"
         if self.moved:
             return "moved"
-        return "kept" if _worth(self.before) == _worth(self.after) else "trained anew"
+        return "kept" if _worth(self.before) == _worth(self.after) else "other values"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ def members(before: list[Row], after: list[Row]) -> list[Member]:
     old, new = ([row for row in rows if row["id"] != "base"] for rows in (before, after))
     names = sorted({name for row in old + new for name in row if name.startswith(WEIGHT)})
     weights = [
-        np.reshape([[row.get(name) or 0.0 for name in names] for row in rows], (-1, len(names)))
+        np.reshape(
+            [[row.get(name) or 0.0 for name in names] for row in rows], (len(rows), len(names))
+        )
         for rows in (old, new)
     ]
     pairs, apart = dict(matched(*weights)), distances(*weights)
