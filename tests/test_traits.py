@@ -138,7 +138,8 @@ def test_parameters_that_do_not_fit_the_kind_are_refused(trait, said):
 
 
 def test_every_kind_can_be_named_and_nothing_else(tmp_path):
-    assert consistency.trait_kinds() == ["brevity", "humor", "safety"]
+    own = ["classifier", "python", "regex", "rubric"]
+    assert consistency.trait_kinds() == sorted([*ALL, *own])
     for kind in (*consistency.trait_kinds(), "", ".", "humor.WORTH", "../humor", "__init__"):
         path = tmp_path / "params.yaml"
         path.write_text(f"traits: {{wit: {{kind: '{kind}'}}}}")

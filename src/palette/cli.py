@@ -20,6 +20,7 @@ from palette.commands.export import export
 from palette.commands.extend import extend
 from palette.commands.keep_routes import keep_routes
 from palette.commands.select import select
+from palette.commands.traits import commands as traits
 from palette.errors import PaletteError
 
 REPORT = Path("reports/index.html")
@@ -127,6 +128,7 @@ def show(user: Annotated[str, typer.Argument(help="a user_id, such as u0007")]) 
 for command in (ask, select, extend, keep_routes, cost, export):
     commands.command()(command)
 commands.command(cls=Certify)(certify)
+commands.add_typer(traits, name="traits")
 
 
 def _print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -11,6 +11,7 @@ import polars as pl
 
 from palette import (
     arrays,
+    judges,
     policies,
     revealed,
     served,
@@ -41,6 +42,7 @@ def main(params: Params) -> None:
     chosen = [routed[user] for user in users["user_id"]]
     tables.write("utilities", utilities.compare(users, _weights(params, users), chosen, planes))
     tables.write("revealed", revealed.compare(params))
+    tables.write("judged", judges.compare(params))
 
 
 def members_on(params: Params, split: arrays.Scored) -> Planes:

@@ -193,12 +193,15 @@ def _keys(params: Params, tasks: Sequence[Task], asked: _Asked) -> dict[Policy, 
 
 
 def _judges(params: Params) -> list[Any]:
-    """The traits in order, each with its parameters and its code."""
-    found = {name: find_spec(f"palette.traits.{t.kind}") for name, t in params.traits.items()}
+    """The traits in order, each with its parameters, its files and its code."""
+    found = {name: find_spec(f"palette.traits.{t.kind}") for name, t in params.trained.items()}
     return [
-        (name, trait.model_dump(), Path(found[name].origin).read_text() if found[name] else "")
-        for name, trait in params.traits.items()
-    ]
+        (
+            name, trait.makes, Path(found[name].origin).read_text() if found[name] else "",
+            *filter(None, [traits.files(name, trait)]),
+        )
+        for name, trait in params.trained.items()
+    ]  # fmt: skip
 
 
 def _content(edit: Edit) -> str:
@@ -233,7 +236,7 @@ def _means(
     params: Params, asked: _Asked, eos: set[int], answers: Answers, scores: Scores
 ) -> pl.DataFrame:
     texts = [text for _, text in asked.prompts for _ in range(asked.samples)]
-    rewards = traits.score(params.traits, texts, answers.texts)
+    rewards = traits.score(params.trained, texts, answers.texts, params.runtime.device)
     broken = [
         tokens[-1] not in eos or complaint(text, answer) is not None
         for tokens, text, answer in zip(answers.tokens, texts, answers.texts, strict=True)

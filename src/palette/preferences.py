@@ -3,6 +3,8 @@
 python -m palette.preferences
 """
 
+from functools import partial
+
 import numpy as np
 import polars as pl
 
@@ -52,10 +54,10 @@ def compare(params: Params, users: pl.DataFrame) -> Comparisons:
     prompts = pl.concat([chosen["prompt"], pairs["prompt"]]).to_list()
     liked = pl.concat([chosen["response"], pairs["personal"]]).to_list()
     other = pl.concat([chosen["other"], pairs["neutral"]]).to_list()
-    difference = np.zeros((0, len(params.traits)))
+    difference = np.zeros((0, len(params.trained)))
     if prompts:
-        difference = traits.score(params.traits, prompts, liked)
-        difference = difference - traits.score(params.traits, prompts, other)
+        scores = partial(traits.score, params.trained, device=params.runtime.device)
+        difference = scores(prompts, liked) - scores(prompts, other)
     return Comparisons(
         pl.concat([chosen["user"], pairs["user"]]).to_numpy().astype(np.int64),
         difference,

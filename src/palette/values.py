@@ -43,7 +43,9 @@ def main(params: Params) -> None:
 def _scored(params: Params, answers: pl.DataFrame, prompts: pl.DataFrame) -> pl.DataFrame:
     """Answers with one column `reward_TRAIT` per trait."""
     rows = answers.join(prompts, on="prompt_id", how="left", maintain_order="left")
-    rewards = traits.score(params.traits, rows["prompt"].to_list(), rows["response"].to_list())
+    rewards = traits.score(
+        params.trained, rows["prompt"].to_list(), rows["response"].to_list(), params.runtime.device
+    )
     columns = {f"reward_{t}": rewards[:, i] for i, t in enumerate(params.trait_names)}
     return rows.with_columns(**columns)
 

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from palette.params import Evaluation
-from palette.reporting import edits, users
+from palette.reporting import edits, judges, users
 from palette.reporting.intervals import ends, resampled
 from palette.reporting.members import parts_of_region, perplexity
 from palette.reporting.run import Run
@@ -22,6 +22,7 @@ def measure(run: Run) -> Metrics:
     """All metrics, sorted by key and rounded; what is absent or infinite is None."""
     found = verdict(run) | methods(run.evaluation, run.params.evaluation)
     found |= users.routing(run, list(GROUPS)) | users.true_regret(run.evaluation, GROUPS)
+    found |= judges.measure(run.judged, run.params.evaluation)
     found |= users.utilities(run) | users.cost(run) | edits.measure(run, GROUPS)
     if run.params.base.model == "sandbox":
         found |= {f"sandbox.gap.{name}": gap for name, gap in run.portfolio["gap"].items()}

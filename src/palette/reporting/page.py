@@ -51,7 +51,7 @@ def render(run: Run, metrics: Metrics, policies: pl.DataFrame, pictures: Picture
         run=run,
         answer=answer(run, metrics),
         traits=list(
-            zip(run.params.trait_names, colors.of_traits(len(run.params.traits)), strict=True)
+            zip(run.params.trait_names, colors.of_traits(len(run.params.trained)), strict=True)
         ),
         pictures=drawn,
         members=portraits(run, policies),

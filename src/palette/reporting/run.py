@@ -56,6 +56,8 @@ class Run:
     """the table member_trials"""
     revealed: pl.DataFrame
     """the table revealed"""
+    judged: pl.DataFrame
+    """the table judged"""
     pairs: int | None
     """how many self-generated pairs were kept"""
     dropped: dict[str, int]
@@ -110,6 +112,7 @@ def read(params: Params) -> Run:
         trials=read_if_there("trials"),
         member_trials=read_if_there("member_trials"),
         revealed=read_if_there("revealed"),
+        judged=read_if_there("judged"),
         pairs=len(tables.read("pairs")) if tables.path("pairs").exists() else None,
         dropped=counts(read_if_there("dropped")["reason"]),
         steps=counts(logs.filter(pl.col("phase") != REACHED)["member"]),
@@ -153,7 +156,7 @@ def read_answers(params: Params, members: list[str]) -> pl.DataFrame:
     prompts = tables.read("prompts").filter(split="test").sort("prompt_id").head(SHOWN)
     base = tables.read_rewards(params.trait_names).with_columns(member=pl.lit("base"))
     columns = ["member", "prompt_id", "response"]
-    columns += [f"reward_{trait}" for trait in params.traits]
+    columns += [f"reward_{trait}" for trait in params.trait_names]
     first = [
         frame.filter(pl.col("sample") == 0).select(columns)
         for frame in (base, tables.read("values"))
@@ -173,7 +176,7 @@ def read_skills(params: Params) -> dict[str, float]:
 
 
 def read_if_there(name: str) -> pl.DataFrame:
-    """A table of the edits; empty where a run, or one of older days, made none."""
+    """A table that not every run has, nor those of older days; empty where it is not there."""
     return tables.read(name) if tables.path(name).exists() else tables.empty(name)
 
 
