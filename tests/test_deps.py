@@ -14,8 +14,10 @@ import pytest
 from reads import recorded
 from tiny_chain import PARAMS
 
-from palette import report, revealed, subspaces, tables
+from palette import report, revealed, subspaces, tables, traits
 from palette.consistency import trait_kinds
+from palette.errors import PaletteError
+from palette.params import Trait
 from palette.params_file import load
 
 ROOT = Path(__file__).parents[1]
@@ -194,6 +196,10 @@ def reads(built, tmp_path_factory) -> dict[str, set[str]]:
     shutil.copytree(built, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        with recorded() as files, pytest.raises(PaletteError, match="yes and no alike"):
+            traits.score_one("it", Trait(kind="rubric", sentence="it"), ["how"], ["it"])
+        for scorer in ("rewards", "preferences"):
+            found[scorer] |= files  # a rubric asks the base; this one knows neither word
         tables.write_json(tables.DATA / "sandbox" / "skills.json", {})
         with recorded() as files:
             report.main(PARAMS)

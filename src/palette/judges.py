@@ -4,10 +4,9 @@ A member that gains on the rewards that it was trained for, and loses on one tha
 have learnt to please the rewards alone.
 """
 
-import numpy as np
 import polars as pl
 
-from palette import tables, traits
+from palette import scores, tables
 from palette.params import Params
 
 
@@ -21,30 +20,20 @@ def compare(params: Params) -> pl.DataFrame:
     answers = tables.read("values").join(prompts, on="prompt_id", maintain_order="left")
     frames = []
     for member in portfolio["members"]:
-        own = answers.filter(member=member["id"])
-        weights = np.array([member["weights"][trait] for trait in params.trait_names])
-        for judge, trait in params.judges.items():
-            scores = traits.score_one(
-                judge, trait, own["prompt"].to_list(), own["response"].to_list(),
-                params.runtime.device,
-            )  # fmt: skip
-            said = _means(
-                params, own.with_columns(pl.Series(f"reward_{judge}", scores)), weights, judge
-            )
-            known = _means(params, base, weights, judge).rename(
-                {"reward": "base", "own": "own_base"}
-            )
+        rows = answers.filter(member=member["id"])
+        asked = rows["prompt"].to_list(), rows["response"].to_list()
+        for judge in params.judges:
+            given = pl.Series(f"reward_{judge}", scores.score_one(params, judge, *asked))
+            said = _means(rows.with_columns(given), member["weights"], judge)
+            known = _means(base, member["weights"], judge)
+            known = known.rename({"reward": "base", "own": "own_base"})
             both = said.join(known, on="prompt_id", maintain_order="left")
             frames.append(both.with_columns(judge=pl.lit(judge), member=pl.lit(member["id"])))
     return pl.concat(frames)
 
 
-def _means(params: Params, answers: pl.DataFrame, weights: np.ndarray, judge: str) -> pl.DataFrame:
+def _means(answers: pl.DataFrame, weights: dict[str, float], judge: str) -> pl.DataFrame:
     """prompt_id, reward (the judge's) and own (w·r): means over the answers to each prompt."""
-    names = [f"reward_{trait}" for trait in params.trait_names]
-    own = answers.select(names).to_numpy() @ weights
-    return (
-        answers.select("prompt_id", reward=f"reward_{judge}").with_columns(own=pl.Series(own))
-        .group_by("prompt_id", maintain_order=True).agg(pl.col("reward", "own").mean())
-        .sort("prompt_id")
-    )  # fmt: skip
+    own = pl.sum_horizontal(weight * pl.col(f"reward_{name}") for name, weight in weights.items())
+    said = {"reward": pl.col(f"reward_{judge}").mean(), "own": own.mean()}
+    return answers.group_by("prompt_id", maintain_order=True).agg(**said)

@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -194,14 +193,10 @@ def _keys(params: Params, tasks: Sequence[Task], asked: _Asked) -> dict[Policy, 
 
 def _judges(params: Params) -> list[Any]:
     """The traits in order, each with its parameters, its files and its code."""
-    found = {name: find_spec(f"palette.traits.{t.kind}") for name, t in params.trained.items()}
     return [
-        (
-            name, trait.makes, Path(found[name].origin).read_text() if found[name] else "",
-            *filter(None, [traits.files(name, trait)]),
-        )
+        (name, trait.makes, traits.code(trait), *filter(None, [traits.files(name, trait)]))
         for name, trait in params.trained.items()
-    ]  # fmt: skip
+    ]
 
 
 def _content(edit: Edit) -> str:

@@ -3,12 +3,10 @@
 python -m palette.preferences
 """
 
-from functools import partial
-
 import numpy as np
 import polars as pl
 
-from palette import stage, tables, traits
+from palette import scores, stage, tables
 from palette.core.preference import (
     Comparisons,
     Posterior,
@@ -56,8 +54,7 @@ def compare(params: Params, users: pl.DataFrame) -> Comparisons:
     other = pl.concat([chosen["other"], pairs["neutral"]]).to_list()
     difference = np.zeros((0, len(params.trained)))
     if prompts:
-        scores = partial(traits.score, params.trained, device=params.runtime.device)
-        difference = scores(prompts, liked) - scores(prompts, other)
+        difference = scores.score(params, prompts, liked) - scores.score(params, prompts, other)
     return Comparisons(
         pl.concat([chosen["user"], pairs["user"]]).to_numpy().astype(np.int64),
         difference,

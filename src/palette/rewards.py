@@ -4,25 +4,19 @@ python -m palette.rewards humor
 """
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import polars as pl
 
-from palette import stage, tables, traits
+from palette import scores, stage, tables
 from palette.errors import PaletteError
 from palette.params import Params
-from palette.progress import progress
 
 
 def main(params: Params) -> None:
     name = _asked(params)
     rows = rollouts()
-    with progress(f"rewards of {name}", len(rows)) as advance, threads(params, name):
-        reward = traits.score_one(
-            name, params.traits[name], rows["prompt"].to_list(), rows["response"].to_list(),
-            params.runtime.device, advance,
-        )  # fmt: skip
+    reward = scores.score_one(params, name, rows["prompt"].to_list(), rows["response"].to_list())
     refuse_constant(name, reward[(rows["split"] == "train").to_numpy()])
     tables.write("rewards", rows.select("prompt_id", "sample").with_columns(reward=reward), name)
 
@@ -47,15 +41,6 @@ def refuse_constant(name: str, reward: np.ndarray) -> None:
             f"traits.{name} gives {reward[0]:g} to every train rollout of the base, so that no policy "
             "can gain on it; mend the reward or remove the trait"
         )
-
-
-def threads(params: Params, name: str) -> AbstractContextManager:
-    """A kind that asks a model has the threads of all workers."""
-    if params.traits[name].kind not in traits.MODELS:
-        return nullcontext()
-    from palette.fanout import lent
-
-    return lent(params.runtime)
 
 
 def _asked(params: Params) -> str:

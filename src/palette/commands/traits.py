@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 CALIBRATING = 64
 """Rollouts of each train prompt that a calibration is fitted to: quantiles need no more."""
 
+BINS = 12
+"""Of a histogram."""
+
 commands = typer.Typer(
     no_args_is_help=True, help="Look at the traits before anything is trained for them."
 )
@@ -80,9 +83,8 @@ def calibrate(
     """
     import polars as pl
 
-    from palette import calibration, rewards, stage, traits
+    from palette import calibration, rewards, scores, stage, traits
     from palette.params_file import load
-    from palette.progress import progress
 
     params = load()
     stage.prepare(params.runtime.threads)
@@ -94,12 +96,9 @@ def calibrate(
             f"traits.{trait} is not to be calibrated; add `calibrate: quantiles` in params.yaml"
         )
     rows = rewards.rollouts().filter(pl.col("split") == "train", pl.col("sample") < CALIBRATING)
-    with progress(f"scores of {trait}", len(rows)) as advance, rewards.threads(params, trait):
-        scores = traits.raw(
-            trait, own, rows["prompt"].to_list(), rows["response"].to_list(),
-            params.runtime.device, advance,
-        )  # fmt: skip
-    low, high = calibration.write(trait, traits.identity(trait, own), scores)
+    prompts, responses = rows["prompt"].to_list(), rows["response"].to_list()
+    found = scores.score_one(params, trait, prompts, responses, by=traits.raw)
+    low, high = calibration.write(trait, traits.identity(trait, own), found)
     print(
         f"{calibration.path(trait)}: a score of {low:.4g} means 0 and {high:.4g} means 1, by "
         f"{len(rows):,} of the base's answers; commit it, then `dvc repro`"
@@ -141,12 +140,12 @@ def score(params: "Params", answers: Answers) -> tuple[dict[str, Tried], list[st
     """What every trait gives, and the sentences of those that fail."""
     import time
 
-    from palette import rewards, traits
+    from palette import scores, traits
 
     tried, failed = {}, []
     for name, trait in params.traits.items():
         try:
-            with rewards.threads(params, name):
+            with scores.threads(params, name):
                 # The first answer takes along what is loaded once.
                 traits.score_one(
                     name, trait, answers.prompts[:1], answers.responses[:1], params.runtime.device
@@ -170,15 +169,16 @@ def show(params: "Params", tried: dict[str, Tried]) -> None:
 
     from palette.core import spread
 
-    table = Table("trait", "kind", "0 rewards 1", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table("trait", "kind", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("0 rewards 1", no_wrap=True, min_width=BINS)
     for title in ("mean", "spread", "at 0", "at 1", "ms an answer"):
         table.add_column(title, justify="right")
     for name, own in tried.items():
         reward, trait = own.rewards, params.traits[name]
         ends = [f"{(reward == end).mean():.0%}" for end in (0, 1)]
-        kind = trait.kind + (", a judge" if trait.role == "judge" else "")
+        kind = trait.kind + (", judge" if trait.role == "judge" else "")
         numbers = [f"{reward.mean():.3f}", f"{reward.std():.3f}", *ends, f"{1e3 * own.seconds:.3g}"]
-        table.add_row(name, kind, spread.histogram(reward), *numbers)
+        table.add_row(name, kind, spread.histogram(reward, BINS), *numbers)
     console = Console(highlight=False, markup=False)
     console.print(table)
     pairs = spread.correlations({name: own.rewards for name, own in tried.items()})

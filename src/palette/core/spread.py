@@ -12,7 +12,7 @@ ALIKE = 0.95
 BARS = "▁▂▃▄▅▆▇█"
 
 
-def histogram(rewards: np.ndarray, bins: int = 20) -> str:
+def histogram(rewards: np.ndarray, bins: int) -> str:
     """How rewards (rows,) lie between 0 and 1: a bar for each bin, a space where there are none."""
     counts, _ = np.histogram(rewards, bins, (0.0, 1.0))
     heights = np.ceil(counts / max(counts.max(), 1) * len(BARS)).astype(int)

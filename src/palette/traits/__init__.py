@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,8 @@ SHOWN = 60
 """Characters of a prompt or response that a message quotes."""
 
 Reward = Callable[[Sequence[str], Sequence[str]], Any]
+Keeper = Callable[[range, Callable[[], np.ndarray]], np.ndarray]
+"""of some rows, and of what scores them: their scores, kept from before where they can be"""
 
 
 def score(
@@ -43,19 +47,21 @@ def score(
 def score_one(
     name: str, trait: Trait, prompts: Sequence[str], responses: Sequence[str],
     device: str = "auto", advance: Callable[[int], None] | None = None,
+    keep: Keeper | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Rewards (rows,) of one trait, in [0, 1].
 
     Args:
         device: as runtime.device names it, for kinds that ask a model.
         advance: called with rows done.
+        keep: where scores are to outlive the process.
 
     Raises:
         PaletteError: the trait's module or parameters fail, a reward is not in its range, or the
             trait is not calibrated.
     """
     ends = calibration.read(name, identity(name, trait)) if trait.calibrate else trait.range
-    found = raw(name, trait, prompts, responses, device, advance)
+    found = raw(name, trait, prompts, responses, device, advance, keep)
     if trait.calibrate:
         return scaling.rewards(found, *ends)
     low, high = sorted(ends or (0.0, 1.0))
@@ -76,6 +82,7 @@ def score_one(
 def raw(
     name: str, trait: Trait, prompts: Sequence[str], responses: Sequence[str],
     device: str = "auto", advance: Callable[[int], None] | None = None,
+    keep: Keeper | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Scores (rows,) of one trait as its kind gives them, before range or calibration.
 
@@ -86,7 +93,8 @@ def raw(
     found = np.zeros(len(responses))
     for start in range(0, len(responses), BATCH):
         rows = range(start, min(start + BATCH, len(responses)))
-        found[start : rows.stop] = _asked(name, trait, reward, prompts, responses, rows)
+        ask = partial(_asked, name, trait, reward, prompts, responses, rows)
+        found[start : rows.stop] = keep(rows, ask) if keep else ask()
         if advance:
             advance(len(rows))
     wrong = ~np.isfinite(found)
@@ -113,6 +121,12 @@ def files(name: str, trait: Trait) -> dict[str, str]:
     if trait.calibrate:
         found["calibration"] = calibration.digest(name)
     return found
+
+
+def code(trait: Trait) -> str:
+    """The source of its kind's module; empty where there is none."""
+    found = find_spec(f"palette.traits.{trait.kind}")
+    return Path(found.origin).read_text(encoding="utf-8") if found else ""
 
 
 def identity(name: str, trait: Trait) -> str:
