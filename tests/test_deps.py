@@ -51,6 +51,7 @@ def file_of(name: str) -> Path | None:
     return next((p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file()), None)
 
 
+@cache
 def closure(module: str) -> dict[str, Path]:
     """A first-party module, its packages and all that these import, directly or not."""
     found, ahead = {}, [module]

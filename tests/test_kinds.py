@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import EOS, save_classifier, tiny
 
-from palette import traits
+from palette import scores, traits
 from palette.check import TRAITS as MADE_OF
 from palette.check import main as check
 from palette.errors import PaletteError
@@ -224,13 +224,15 @@ def logits(folder, ids: list[list[int]]) -> np.ndarray:
         return np.concatenate([model(input_ids=torch.tensor([own])).logits.numpy() for own in ids])
 
 
-@pytest.mark.parametrize("architecture", ["bert", "llama", "gpt2"])
-@pytest.mark.parametrize("chat", [None, CHAT])
-@pytest.mark.parametrize("pad", [True, False])
+@pytest.mark.parametrize(
+    ("architecture", "chat", "pad"),
+    [("bert", None, True), ("bert", CHAT, True), ("llama", None, False), ("llama", CHAT, True),
+     ("gpt2", None, True), ("gpt2", CHAT, False)],
+)  # fmt: skip
 def test_a_classifier_reads_each_row_as_if_alone(tmp_path, architecture, chat, pad):
     folder = tmp_path / "model"
     # The byte tokenizer pads with what ends a text: where the model says so too, it is not read.
-    save_classifier(folder, architecture, pad=pad or architecture == "bert", chat=chat)
+    save_classifier(folder, architecture, pad=pad, chat=chat)
     own = {"kind": "classifier", "model": str(folder), "label": "good"}
     found = give(**own)
     tokenizer = tiny().tokenizer
@@ -416,6 +418,41 @@ def test_many_rows_are_asked_in_batches_with_progress(project, monkeypatch):
     trait = Trait(kind="regex", pattern="a")
     found = score_one("wit", trait, ["q"] * 8, list("abcabcab"), "cpu", done.append)
     assert (found.tolist(), done) == ([1, 0, 0, 1, 0, 0, 1, 0], [3, 3, 2])
+
+
+def test_scores_are_kept_a_batch_at_a_time_and_go_on_where_they_stopped(project, monkeypatch):
+    """Killed in the third of four batches; another function, or another answer, is asked anew."""
+    monkeypatch.setattr(traits, "BATCH", 2)
+    counting = (
+        "from pathlib import Path\n"
+        "LOG = Path('asked')\n"
+        "def score(prompts, responses):\n"
+        "    LOG.open('a').write(''.join(responses) + ' ')\n"
+        "    if 'f' in responses and not Path('whole').exists():\n"
+        "        raise KeyboardInterrupt\n"
+        "    return [float(text < 'd') for text in responses]\n"
+    )
+    project("wit.py", counting)
+    params = Params(traits={"wit": Trait(kind="python", function="wit:score")})
+
+    def asked(texts: str) -> list[str]:
+        """The batches that the function was asked for."""
+        Path("asked").write_text("")
+        try:
+            found = scores.score_one(params, "wit", ["q"] * len(texts), list(texts))
+            assert found.tolist() == [float(text < "d") for text in texts]
+        except KeyboardInterrupt:
+            pass
+        return Path("asked").read_text().split()
+
+    assert asked("abcdefgh") == ["ab", "cd", "ef"]
+    Path("whole").touch()
+    params = Params(traits={"wit": params.traits["wit"].model_copy(update={"range": (0.0, 1.0)})})
+    assert asked("abcdefgh") == ["ef", "gh"]  # what is made of a score is no part of it
+    assert asked("abcdefgh") == []
+    assert asked("abcxefgh") == ["cx"]
+    project("wit.py", counting + "# another\n")
+    assert asked("abcdefgh") == ["ab", "cd", "ef", "gh"]
 
 
 def _score(rows: slice, own: dict[str, Trait]) -> np.ndarray:

@@ -116,9 +116,10 @@ def test_a_reward_of_another_range_or_shape_is_refused(kind, values, said):
 
 def test_a_reward_that_raises_is_named_with_what_it_raised(kind):
     def reward(prompts, responses):
-        raise KeyError("no\nsuch word")
+        raise KeyError("no\nsuch \x1b[2J word" + 9999 * "!")
 
-    assert "KeyError" in refusal(kind(reward))
+    said = refusal(kind(reward))
+    assert "KeyError" in said and len(said) < 600 and said.isprintable()
     assert "AttributeError" in refusal(kind(None))
 
 

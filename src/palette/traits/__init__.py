@@ -28,6 +28,8 @@ MODELS = ("classifier", "rubric")
 """Kinds that ask a model, on a device: equal rows are asked once."""
 SHOWN = 60
 """Characters of a prompt or response that a message quotes."""
+MOST = 300
+"""Characters of what an error says: it may quote a text, too."""
 
 Reward = Callable[[Sequence[str], Sequence[str]], Any]
 Keeper = Callable[[range, Callable[[], np.ndarray]], np.ndarray]
@@ -130,8 +132,9 @@ def code(trait: Trait) -> str:
 
 
 def identity(name: str, trait: Trait) -> str:
-    """Names what scores answers for a trait, whatever its calibration."""
-    return key("trait", trait.makes, files(name, trait).get("files"))
+    """Names what scores answers for a trait, whatever is made of the scores."""
+    given = {part: of for part, of in trait.makes.items() if part not in ("range", "calibrate")}
+    return key("trait", given, files(name, trait).get("files"))
 
 
 def _reward(name: str, trait: Trait, device: str) -> Reward:
@@ -200,7 +203,8 @@ def _explained(name: str, trait: Trait, where: Callable[[], str] = str) -> Itera
     except PaletteError as error:
         raise PaletteError(f"traits.{name} cannot be scored: {error}") from error
     except Exception as error:  # a reward is anyone's code, and may fail in any way
-        said = " ".join(f"{type(error).__name__}: {error}".split())
+        said = " ".join(f"{type(error).__name__}: {error}"[:MOST].split())
+        said = "".join(letter if letter.isprintable() else "\ufffd" for letter in said)
         raise PaletteError(
             f"traits.{name} of kind '{trait.kind}' failed{where()} ({said}); mend its parameters or "
             "its code"
