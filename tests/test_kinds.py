@@ -109,7 +109,7 @@ def test_a_pattern_without_end_is_stopped_and_its_row_named(monkeypatch):
         ),
         ({"pattern": "a", "flags": ["loud"]}, "flags may be ascii, .*, not loud"),
         ({"pattern": "a", "measure": "count", "most": 0}, "most is 0, but must be at least 1"),
-        ({}, "missing 1 required positional argument: 'pattern'"),
+        ({}, "missing a required argument: 'pattern'"),
     ],
 )
 def test_a_pattern_that_is_none_is_refused(parameters, said):
@@ -513,6 +513,9 @@ def test_a_trait_whose_files_change_is_the_only_one_that_dvc_sees(project, base)
         "tone.json",
     }
     check(Params(traits={"short": own["short"]}))
+    assert set(read()) == {"short.json"}
+    with pytest.raises(PaletteError, match=r"traits\.short .* unexpected keyword argument 'bets'"):
+        check(Params(traits={"short": Trait(kind="humor", bets=1)}))
     assert set(read()) == {"short.json"}
     project("wit.py", "").unlink()
     with pytest.raises(PaletteError, match=r"traits\.wit cannot be scored: .* does not exist"):

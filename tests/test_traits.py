@@ -126,7 +126,7 @@ def test_a_reward_that_raises_is_named_with_what_it_raised(kind):
 @pytest.mark.parametrize(
     ("trait", "said"),
     [
-        (Trait(kind="brevity"), "missing 2 required positional arguments: 'best' and 'worst'"),
+        (Trait(kind="brevity"), "missing a required argument: 'best'"),
         (Trait(kind="brevity", best=8, worst=34, worts=1), "'worts'"),
         (Trait(kind="brevity", best="few", worst=34), "TypeError"),
         (Trait(kind="brevity", best=34, worst=8), "best is 34, but must be below worst (8)"),

@@ -16,6 +16,8 @@ TRAITS = tables.DATA / "traits"
 
 
 def main(params: Params) -> None:
+    for name, trait in params.traits.items():
+        traits.bound(name, trait)
     found = {name: traits.files(name, trait) for name, trait in params.traits.items()}
     for file in TRAITS.glob("*.json"):
         if file.stem not in found:

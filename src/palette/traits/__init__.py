@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def raw(
     Raises:
         PaletteError: the trait's module or parameters fail, or a score is no finite number.
     """
-    reward = _reward(name, trait, device)
+    reward = bound(name, trait, device)
     found = np.zeros(len(responses))
     for start in range(0, len(responses), BATCH):
         rows = range(start, min(start + BATCH, len(responses)))
@@ -107,6 +108,20 @@ def raw(
             "that it is a finite number for every answer"
         )
     return found
+
+
+def bound(name: str, trait: Trait, device: str = "auto") -> Reward:
+    """The function of a trait's kind with the trait's parameters.
+
+    Raises:
+        PaletteError: its kind takes no such parameters, or needs more.
+    """
+    given = {"device": device} if trait.kind in MODELS else {}
+    with _explained(name, trait):
+        reward = import_module(f"palette.traits.{trait.kind}").reward
+        signature(reward).bind((), (), **given, **(trait.model_extra or {}))
+    reward = partial(reward, **given, **(trait.model_extra or {}))
+    return partial(_once, reward) if trait.kind in MODELS else reward
 
 
 def files(name: str, trait: Trait) -> dict[str, str]:
@@ -135,14 +150,6 @@ def identity(name: str, trait: Trait) -> str:
     """Names what scores answers for a trait, whatever is made of the scores."""
     given = {part: of for part, of in trait.makes.items() if part not in ("range", "calibrate")}
     return key("trait", given, files(name, trait).get("files"))
-
-
-def _reward(name: str, trait: Trait, device: str) -> Reward:
-    with _explained(name, trait):
-        reward = import_module(f"palette.traits.{trait.kind}").reward
-    if trait.kind not in MODELS:
-        return partial(reward, **(trait.model_extra or {}))
-    return partial(_once, partial(reward, device=device, **(trait.model_extra or {})))
 
 
 def _once(reward: Reward, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
