@@ -14,7 +14,10 @@ import pytest
 from reads import recorded
 from tiny_chain import PARAMS
 
-from palette import report, revealed, subspaces, tables
+from palette import report, revealed, subspaces, tables, traits
+from palette.consistency import trait_kinds
+from palette.errors import PaletteError
+from palette.params import Trait
 from palette.params_file import load
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +28,8 @@ UNREAD = {"check", "base"}
 """They read nothing under data/, and are none of the tiny chain's."""
 ORDER = "data/check/params.json"
 """Every stage waits for it, and none reads it: params.yaml is refused before anything is touched."""
+TRAITS = "data/traits"
+"""Stands for what traits are made of elsewhere: none reads it, and whoever scores depends on it."""
 
 
 @cache
@@ -46,6 +51,7 @@ def file_of(name: str) -> Path | None:
     return next((p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file()), None)
 
 
+@cache
 def closure(module: str) -> dict[str, Path]:
     """A first-party module, its packages and all that these import, directly or not."""
     found, ahead = {}, [module]
@@ -77,10 +83,19 @@ def stages() -> dict[str, dict]:
 
 
 def trait_files(params: list[str]) -> set[Path]:
-    """The modules that palette.traits loads by name for a stage with these params."""
+    """The modules that palette.traits loads by name for a stage with these params.
+
+    And what any kind imports: dvc.yaml cannot tell the kinds of its `foreach` apart.
+    """
     traits = load(ROOT / "params.yaml").traits
     named = {key.split(".")[1] for key in params if key.startswith("traits.")}
-    return {file_of(f"palette.traits.{traits[name].kind}") for name in named or traits}
+    kinds = {file_of(f"palette.traits.{kind}") for kind in trait_kinds()}
+    imported = {
+        path for kind in trait_kinds() for path in closure(f"palette.traits.{kind}").values()
+    }
+    return imported - kinds | {
+        file_of(f"palette.traits.{traits[name].kind}") for name in named or traits
+    }
 
 
 def needed(stage: dict) -> set[Path]:
@@ -145,6 +160,13 @@ def test_scoring_one_trait_depends_on_no_other():
             assert len(traits & set(stage["deps"])) == 1
 
 
+def test_whoever_scores_knows_what_the_traits_are_made_of():
+    for name, stage in stages().items():
+        if name != "check" and "palette.traits" in closure(stage["module"]):
+            own = f"/{name.partition('@')[2]}.json" if name.startswith("rewards@") else ""
+            assert ROOT / f"{TRAITS}{own}" in stage["deps"], name
+
+
 def test_a_traits_code_is_no_dep_of_what_it_does_not_change():
     """Change one trait → its own scoring, preferences and what follows: nothing before."""
     before = ("base", "prompts", "users", "insights", "subspaces", "rollouts")
@@ -185,6 +207,10 @@ def reads(built, tmp_path_factory) -> dict[str, set[str]]:
     shutil.copytree(built, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        with recorded() as files, pytest.raises(PaletteError, match="yes and no alike"):
+            traits.score_one("it", Trait(kind="rubric", sentence="it"), ["how"], ["it"])
+        for scorer in ("rewards", "preferences"):
+            found[scorer] |= files  # a rubric asks the base; this one knows neither word
         tables.write_json(tables.DATA / "sandbox" / "skills.json", {})
         with recorded() as files:
             report.main(PARAMS)
@@ -208,6 +234,7 @@ def data_of(name: str, reads: dict[str, set[str]]) -> tuple[set[Path], set[Path]
     outs = [Path(out) for out in stage["outs"]]
     files = {Path(file) for file in reads[name.partition("@")[0]]}
     deps = {dep.relative_to(ROOT) for dep in stage["deps"]} - {Path(ORDER)}
+    deps = {dep for dep in deps if not covers(Path(TRAITS), dep)}
     return (
         {file for file in files if not any(covers(out, file) for out in outs)},
         {dep for dep in deps if dep.parts[0] == "data"},

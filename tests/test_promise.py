@@ -59,6 +59,7 @@ INPUTS = {
     "inputs/users/users.csv": USERS,
     "inputs/plan/pinned.csv": PINNED,
     "inputs/routes/README.md": "",
+    "inputs/traits/README.md": "",
 }
 
 GATE = {"check"}  # looks at every change of params.yaml, and makes nothing stale

@@ -10,6 +10,7 @@ from tiny_chain import PARAMS
 from palette import base, tables
 from palette.check import main as check
 from palette.errors import PaletteError
+from palette.params import Params
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "artifacts.md"
 TYPES = {
@@ -49,7 +50,8 @@ def test_every_column_is_documented_as_it_is(name):
 def test_nothing_else_is_documented():
     known = {table.file.format(trait="TRAIT") for table in tables.TABLES.values()}
     others = {
-        *JSON, "base/reference.json", "sandbox/skills.json", "subspaces/directions.safetensors"
+        *JSON, "base/reference.json", "traits/TRAIT.json", "sandbox/skills.json",
+        "subspaces/directions.safetensors",
     }  # fmt: skip
     assert set(sections()) == known | others
 
@@ -86,8 +88,13 @@ def test_a_reference_and_the_check_are_documented(tmp_path, monkeypatch):
     said = base.reference(str(tmp_path), None)
     assert fields(said) == set(sections()["base/reference.json"])
     monkeypatch.chdir(tmp_path)
-    check(PARAMS)
+    traits = {"size": {"kind": "python", "function": "size:score", "calibrate": "quantiles"}}
+    (tmp_path / "inputs/traits").mkdir(parents=True)
+    (tmp_path / "inputs/traits/size.py").write_text("def score(): ...")
+    check(Params.model_validate({"traits": traits}))
     assert fields(tables.read_json(tables.DATA / JSON[0])) == set(sections()[JSON[0]])
+    made_of = tables.read_json(tables.DATA / "traits/size.json")
+    assert fields(made_of) == set(sections()["traits/TRAIT.json"])
 
 
 def test_the_tensors_are_documented_as_they_are(chain):
@@ -107,7 +114,7 @@ def test_the_chain_writes_every_table_and_nothing_of_this_machine(chain):
     for name in tables.TABLES:
         for trait in PARAMS.trait_names if name == "rewards" else [None]:
             frame = tables.read(name, trait)
-            may_be_empty = ("rejected", "dropped", "hidden", "revealed", "training")
+            may_be_empty = ("rejected", "dropped", "hidden", "revealed", "judged", "training")
             assert name in may_be_empty or len(frame)
             assert tables.read(name, trait).schema == tables.empty(name, PARAMS.trait_names).schema
     for file in (chain / "data").rglob("*"):

@@ -38,6 +38,8 @@ def _config(architecture: str, tokenizer) -> transformers.PreTrainedConfig:
         )
     common |= {"hidden_size": HIDDEN, "intermediate_size": 64, "num_hidden_layers": LAYERS,
                "num_attention_heads": 4, "max_position_embeddings": CONTEXT}  # fmt: skip
+    if architecture == "bert":
+        return transformers.BertConfig(**common)
     if architecture not in ARCHITECTURES:  # whose defaults are of a large model
         common |= {"num_key_value_heads": 2, "head_dim": HIDDEN // 4,
                    "bos_token_id": tokenizer.eos_token_id,
@@ -53,6 +55,31 @@ def hooks(model) -> int:
 def save(lm: LanguageModel, folder) -> None:
     lm.model.save_pretrained(folder)
     lm.tokenizer.save_pretrained(folder)
+
+
+def save_classifier(
+    folder,
+    architecture: str = "bert",
+    labels=("bad", "good"),
+    pad: bool = True,
+    chat=None,
+    **config,
+) -> None:
+    """A tiny random model of sequences, saved as its makers save theirs; `config` is its own."""
+    tokenizer = _bytes_tokenizer()
+    tokenizer.chat_template = chat
+    made = _config(architecture, tokenizer)
+    made.pad_token_id = tokenizer.pad_token_id if pad else None
+    made.id2label = dict(enumerate(labels))
+    made.label2id = {label: number for number, label in enumerate(labels)}
+    made.update(config)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForSequenceClassification.from_config(made)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.mul_(3.0 if weights.dim() > 1 else 1.0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _bytes_tokenizer() -> transformers.PreTrainedTokenizerFast:

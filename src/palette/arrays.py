@@ -43,7 +43,7 @@ def scored(params: Params, splits: Sequence[str]) -> Scored:
             raise PaletteError(
                 f"no prompt is in the split '{split}'; give prompts.file more topics"
             )
-    names = [f"reward_{trait}" for trait in params.traits]
+    names = [f"reward_{trait}" for trait in params.trait_names]
     rewards = tables.read_rewards(params.trait_names)
     rewards = rewards.join(prompts, on="prompt_id", how="semi").sort("prompt_id", "sample")
     if rewards.select(pl.any_horizontal(pl.col(names).is_null().any())).item():
@@ -92,7 +92,7 @@ def worths(params: Params, on: Scored, members: Sequence[str]) -> Worths:
     Raises:
         PaletteError: data/values lacks a member or a prompt.
     """
-    names = [f"reward_{trait}" for trait in params.traits]
+    names = [f"reward_{trait}" for trait in params.trait_names]
     answers = tables.read("values").with_columns(kl=pl.col("logprob") - pl.col("logprob_base"))
     place = on.prompts.select("prompt_id").with_row_index("place")
     answers = answers.join(place, on="prompt_id").sort("member", "place", "sample")
@@ -125,7 +125,7 @@ def mixtures(params: Params, on: Scored, members: Sequence[str]) -> tuple[Ideal,
     path, count = tables.path("likelihoods"), len(on.prompts)
     if not members or not path.exists():
         return ()
-    names = [f"reward_{trait}" for trait in params.traits]
+    names = [f"reward_{trait}" for trait in params.trait_names]
     order = on.prompts.select("prompt_id").with_row_index()
     likelihoods, answers = (
         table.join(order, on="prompt_id").sort("index", "sample")

@@ -22,6 +22,7 @@ from palette.commands.extend import extend
 from palette.commands.keep_routes import keep_routes
 from palette.commands.select import select
 from palette.commands.stale import stale
+from palette.commands.traits import commands as traits
 from palette.errors import PaletteError
 
 REPORT = Path("reports/index.html")
@@ -183,6 +184,7 @@ def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> No
 
 
 commands.command(rich_help_panel=LOOK)(cost)
+commands.add_typer(traits, name="traits", rich_help_panel=BEFORE)
 commands.command(rich_help_panel=CHOOSE)(select)
 commands.command(cls=Certify, rich_help_panel=CHOOSE)(certify)
 commands.command(rich_help_panel=CHOOSE)(extend)

@@ -1,6 +1,6 @@
 """What must fit together in params.yaml, beyond what each key may be by itself."""
 
-from math import gcd
+from math import gcd, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,11 +27,8 @@ def complaint(params: "Params") -> str | None:
             f"subspaces.samples is {params.subspaces.samples}, but must be at most "
             f"rollouts.samples.train ({params.rollouts.samples.train}), of which it is a part"
         )
-    for name in params.weights.floor:
-        if name not in params.traits:
-            return (
-                f"weights.floor names '{name}', which is no trait; {nearest(name, params.traits)}"
-            )
+    if said := _of_traits(params):
+        return said
     total = sum(params.weights.floor.values())
     if total >= 1:
         return f"weights.floor adds up to {total:g} and leaves no weights; it must stay below 1"
@@ -60,11 +57,31 @@ def complaint(params: "Params") -> str | None:
                 f"{key} is '{file}', but must lie in inputs/{key.split('.')[0]}/, where DVC sees "
                 "that it changes"
             )
+    return None
+
+
+def _of_traits(params: "Params") -> str | None:
     for name, trait in params.traits.items():
         if trait.kind not in trait_kinds():
             return (
                 f"traits.{name}.kind is '{trait.kind}', which is no module of palette.traits; "
                 f"{nearest(trait.kind, trait_kinds())}"
+            )
+        if trait.range and trait.calibrate:
+            return f"traits.{name} has a range and is to be calibrated; remove one of the two"
+        if trait.range and not (isfinite(width := trait.range[1] - trait.range[0]) and width):
+            return (
+                f"traits.{name}.range is {list(trait.range)}, but must be two different numbers: "
+                "the scores that mean 0 and 1"
+            )
+    if not params.trained:
+        return "every trait is a judge, so nothing is left to train for; let one have no role"
+    for name in params.weights.floor:
+        if name in params.judges:
+            return f"weights.floor names '{name}', a judge, which has no weight; remove it there"
+        if name not in params.traits:
+            return (
+                f"weights.floor names '{name}', which is no trait; {nearest(name, params.trained)}"
             )
     return None
 

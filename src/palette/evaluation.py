@@ -11,6 +11,7 @@ import polars as pl
 
 from palette import (
     arrays,
+    judges,
     policies,
     revealed,
     served,
@@ -45,6 +46,7 @@ def main(params: Params) -> None:
     members = [routed[user] for user in users["user_id"]]
     tables.write("utilities", utilities.compare(users, _weights(params, users), members, planes))
     tables.write("revealed", revealed.compare(params))
+    tables.write("judged", judges.compare(params))
 
 
 def members_on(params: Params, split: arrays.Scored) -> Planes:

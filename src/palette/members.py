@@ -158,12 +158,15 @@ def family_key(params: Params, rollouts: Rollouts, base: str) -> str:
 
 
 def _scored(params: Params, rollouts: Rollouts, settings: Adapters) -> list[list[Any]]:
-    """Every trait with the digest of its rewards; and its parameters, met only while sampling."""
+    """Every trait with the digest of its rewards; and what scores it, met only while sampling."""
     found = []
     for index, trait in enumerate(params.trait_names):
         rewards = np.ascontiguousarray(rollouts.rewards[:, :, index])
         parts = [trait, hashlib.sha256(rewards.tobytes()).hexdigest()]
-        found.append(parts + [params.traits[trait].model_dump()] * bool(settings.rloo_steps))
+        if settings.rloo_steps:
+            own = params.traits[trait]
+            parts += [own.makes, *filter(None, [traits.files(trait, own)])]
+        found.append(parts)
     return found
 
 
@@ -187,7 +190,7 @@ def _task(params: Params, rollouts: Rollouts) -> Any:
         questions=rollouts.questions,
         answers=rollouts.answers,
         rewards=rollouts.rewards,
-        reward=partial(traits.score, params.traits),
+        reward=partial(traits.score, params.trained, device=params.runtime.device),
         beta=params.objective.beta,
         max_new_tokens=params.rollouts.max_new_tokens,
         floor=np.array(params.floor),

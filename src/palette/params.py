@@ -1,6 +1,6 @@
 """The parameters of params.yaml, typed: what each is for, what it may be, what must fit together."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -112,10 +112,24 @@ class Rollouts(Section):
 
 
 class Trait(BaseModel):
-    """One trait: `kind` names a module of palette.traits; all other keys are that module's."""
+    """One trait: `kind` names a module of palette.traits; keys that are not below are that module's."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     kind: str = Field(description="a module of palette.traits")
+    role: Literal["train", "judge"] = Field(
+        "train", description="judge: scored and reported, but no weight, plan or training knows it"
+    )
+    range: tuple[float, float] | None = Field(
+        None, description="scores that mean 0 and 1, where they are not in [0, 1] already"
+    )
+    calibrate: Literal["quantiles"] | None = Field(
+        None, description="the same two from the base's train rollouts; palette traits calibrate"
+    )
+
+    @property
+    def makes(self) -> dict[str, Any]:
+        """What of it decides its rewards: all but the role, without what is not set."""
+        return self.model_dump(exclude={"role"}, exclude_defaults=True)
 
 
 class Objective(Section):
@@ -123,7 +137,9 @@ class Objective(Section):
 
 
 class Weights(Section):
-    floor: dict[TraitName, Share] = Field({}, description="the least weight of a trait")
+    floor: dict[TraitName, Share] = Field(
+        {}, description="the least weight of a trait: of every user and every member"
+    )
 
 
 class Preferences(Section):
@@ -256,10 +272,20 @@ class Params(Section):
         return self
 
     @property
+    def trained(self) -> dict[str, Trait]:
+        """The coordinates of w, in order: all traits but the judges."""
+        return {name: trait for name, trait in self.traits.items() if trait.role == "train"}
+
+    @property
+    def judges(self) -> dict[str, Trait]:
+        """The traits that are held out: they judge what the others have made."""
+        return {name: trait for name, trait in self.traits.items() if trait.role == "judge"}
+
+    @property
     def trait_names(self) -> list[str]:
-        return list(self.traits)
+        return list(self.trained)
 
     @property
     def floor(self) -> list[float]:
         """The least weight of each trait, in the order of `trait_names`."""
-        return [self.weights.floor.get(name, 0.0) for name in self.traits]
+        return [self.weights.floor.get(name, 0.0) for name in self.trained]

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from palette.consistency import trait_kinds
 from palette.errors import PaletteError, nearest
-from palette.params import Params
+from palette.params import Params, Trait
 
 
 def load(path: str | Path = "params.yaml") -> Params:
@@ -64,9 +64,10 @@ def describe() -> list[tuple[str, str, str]]:
     rows = []
     for section, field in Params.model_fields.items():
         if section == "traits":
-            rows.append(
-                ("traits.NAME.kind", "", "a module of palette.traits: " + ", ".join(trait_kinds()))
-            )
+            for key, sub in Trait.model_fields.items():
+                kinds = ": " + ", ".join(trait_kinds()) if key == "kind" else ""
+                default = "" if sub.is_required() else str(sub.default)
+                rows.append((f"traits.NAME.{key}", default, sub.description + kinds))
             continue
         model: Any = field.annotation
         for key, sub in model.model_fields.items():

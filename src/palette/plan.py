@@ -15,6 +15,7 @@ from palette.core.palm import allowance, palm_bound
 from palette.core.planning import Plan
 from palette.core.region import Region
 from palette.core.strategies import Asked, choose
+from palette.errors import PaletteError
 from palette.params import Params
 
 PLAN = Path("plan/plan.json")
@@ -100,10 +101,21 @@ def member_id(traits: list[str], weights: np.ndarray) -> str:
 
 
 def read_pinned(params: Params) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (K, d) and rounds (K,) of the file that plan.pinned names; none if it names none."""
+    """Weights (K, d) and rounds (K,) of the file that plan.pinned names; none if it names none.
+
+    Raises:
+        PaletteError: the file is not what it should be, or has weights below weights.floor.
+    """
     if params.plan.pinned is None:
         return np.empty((0, len(params.trait_names))), np.empty(0, dtype=int)
-    return pinned.read(Path(params.plan.pinned), params.trait_names)
+    weights, rounds = pinned.read(Path(params.plan.pinned), params.trait_names)
+    outside = weights[~Region(tuple(params.floor)).contains(weights)]
+    if len(outside):
+        raise PaletteError(
+            f"{params.plan.pinned} asks for {member_id(params.trait_names, outside[0])}, which is below "
+            "weights.floor; remove these weights, or lower the floor"
+        )
+    return weights, rounds
 
 
 if __name__ == "__main__":

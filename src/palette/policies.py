@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -194,11 +193,10 @@ def _keys(params: Params, tasks: Sequence[Task], asked: _Asked) -> dict[Policy, 
 
 
 def _judges(params: Params) -> list[Any]:
-    """The traits in order, each with its parameters and its code."""
-    specs = [find_spec(f"palette.traits.{trait.kind}") for trait in params.traits.values()]
+    """The traits in order, each with its parameters, its files and its code."""
     return [
-        (name, trait.model_dump(), Path(spec.origin).read_text() if spec and spec.origin else "")
-        for (name, trait), spec in zip(params.traits.items(), specs, strict=True)
+        (name, trait.makes, traits.code(trait), *filter(None, [traits.files(name, trait)]))
+        for name, trait in params.trained.items()
     ]
 
 
@@ -234,7 +232,7 @@ def _means(
     params: Params, asked: _Asked, eos: set[int], answers: Answers, scores: Scores
 ) -> pl.DataFrame:
     texts = [text for _, text in asked.prompts for _ in range(asked.samples)]
-    rewards = traits.score(params.traits, texts, answers.texts)
+    rewards = traits.score(params.trained, texts, answers.texts, params.runtime.device)
     broken = [
         tokens[-1] not in eos or complaint(text, answer) is not None
         for tokens, text, answer in zip(answers.tokens, texts, answers.texts, strict=True)

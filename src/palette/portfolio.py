@@ -88,7 +88,7 @@ def provenance(params: Params) -> dict[str, dict[str, str]]:
     """sha256 of every file that the portfolio came from."""
     names = ("prompts", "rollouts", "values", "likelihoods")
     files = [tables.path(name) for name in names if tables.path(name).exists()]
-    files += [tables.path("rewards", trait) for trait in params.traits]
+    files += [tables.path("rewards", trait) for trait in params.trait_names]
     files.append(tables.DATA / PLAN)
     digest = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     return {"provenance": digest}

@@ -6,7 +6,7 @@ python -m palette.preferences
 import numpy as np
 import polars as pl
 
-from palette import stage, tables, traits
+from palette import scores, stage, tables
 from palette.core.preference import (
     Comparisons,
     Posterior,
@@ -52,10 +52,9 @@ def compare(params: Params, users: pl.DataFrame) -> Comparisons:
     prompts = pl.concat([chosen["prompt"], pairs["prompt"]]).to_list()
     liked = pl.concat([chosen["response"], pairs["personal"]]).to_list()
     other = pl.concat([chosen["other"], pairs["neutral"]]).to_list()
-    difference = np.zeros((0, len(params.traits)))
+    difference = np.zeros((0, len(params.trained)))
     if prompts:
-        difference = traits.score(params.traits, prompts, liked)
-        difference = difference - traits.score(params.traits, prompts, other)
+        difference = scores.score(params, prompts, liked) - scores.score(params, prompts, other)
     return Comparisons(
         pl.concat([chosen["user"], pairs["user"]]).to_numpy().astype(np.int64),
         difference,

@@ -269,6 +269,18 @@ TABLES = {
         },
         {"reward_": "mean reward", "w_": "weight that judges"},
     ),
+    "judged": Table(
+        "evaluation/judged.parquet",
+        {
+            "judge": (S, "trait of the role judge"),
+            "member": (S, "member"),
+            "prompt_id": (S, "test prompt"),
+            "reward": (F, "the judge's, mean over the member's answers"),
+            "base": (F, "the same of the base's rollouts"),
+            "own": (F, "w.r of the member's answers at the weights that it was trained for"),
+            "own_base": (F, "the same of the base's rollouts"),
+        },
+    ),
     "revealed": Table(
         "evaluation/revealed.parquet",
         {

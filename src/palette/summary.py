@@ -87,9 +87,16 @@ def headline(metrics: dict[str, float]) -> list[tuple[str, str]]:
         lines.append(("reached", _reached(metrics)))
     if metrics.get("routes.regret.mean") is not None:
         lines.append(("users", _users(metrics)))
+    lines += [(f"judge {name}", _judge(metrics, name)) for name in judges(metrics)]
     if said := warning(metrics):
         lines.append(("warning", said))
     return lines
+
+
+def judges(metrics: dict[str, float]) -> list[str]:
+    """The traits that took no part in training, and judged what came of it."""
+    ends = (key.split(".") for key in metrics)
+    return [parts[1] for parts in ends if parts[0] == "judge" and parts[2:] == ["base"]]
 
 
 def strained(metrics: dict[str, float]) -> list[str]:
@@ -170,6 +177,16 @@ def _users(metrics: dict[str, float]) -> str:
         f"{metrics['routes.regret.p95']:.3f} or less for 95%, "
         f"{metrics['routes.regret.worst']:.3f} at worst"
         + (f"; {moved:.0f} of {metrics['users.total']:.0f} moved" if moved else "")
+    )
+
+
+def _judge(metrics: dict[str, float], name: str) -> str:
+    """What members are worth to a judge, against the base."""
+    key = f"judge.{name}"
+    return (
+        f"members differ from the base's {metrics[f'{key}.base']:.3f} by "
+        f"{interval(metrics, f'{key}.change')} on average; of the {metrics[f'{key}.gained']:.0f} that "
+        f"gained on their own rewards {metrics[f'{key}.lost']:.0f} lost on it"
     )
 
 

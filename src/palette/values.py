@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 import polars as pl
 
-from palette import stage, tables, traits
+from palette import scores, stage, tables
 from palette.adapters import ADAPTERS
 from palette.fanout import fan_out
 from palette.lm import templates
@@ -43,7 +43,11 @@ def main(params: Params) -> None:
 def _scored(params: Params, answers: pl.DataFrame, prompts: pl.DataFrame) -> pl.DataFrame:
     """Answers with one column `reward_TRAIT` per trait."""
     rows = answers.join(prompts, on="prompt_id", how="left", maintain_order="left")
-    rewards = traits.score(params.traits, rows["prompt"].to_list(), rows["response"].to_list())
+    parts = rows.partition_by("member", maintain_order=True) or [rows]
+    # Member by member, so that scores that are kept stay what they are when another one comes.
+    rewards = np.concatenate([
+        scores.score(params, own["prompt"].to_list(), own["response"].to_list()) for own in parts
+    ])  # fmt: skip
     columns = {f"reward_{t}": rewards[:, i] for i, t in enumerate(params.trait_names)}
     return rows.with_columns(**columns)
 

@@ -149,7 +149,11 @@ def show(params: "Params", said: Sequence[Said]) -> None:
         for name, trait in params.traits.items():
             try:
                 rewards = traits.score_one(
-                    name, trait, [question] * len(rows), [one.answer for one in rows]
+                    name,
+                    trait,
+                    [question] * len(rows),
+                    [one.answer for one in rows],
+                    params.runtime.device,
                 )
                 cells.append([f"{reward:.2f}" for reward in rewards])
             except PaletteError as error:  # it may know the run's own prompts alone

@@ -54,7 +54,7 @@ def card(run: Finished, member: Member) -> ModelCard:
 def meanings(params: Params) -> dict[str, str]:
     """Trait → what its module says that it rewards, with the run's parameters."""
     told = {}
-    for name, trait in params.traits.items():
+    for name, trait in params.trained.items():
         said = (import_module(f"palette.traits.{trait.kind}").__doc__ or trait.kind).split("\n\n")[
             0
         ]

@@ -105,7 +105,8 @@ def digest(folder: Path) -> str:
     total = hashlib.sha256()
     for file in sorted(path for path in folder.glob("**/*") if path.is_file()):
         total.update(file.relative_to(folder).as_posix().encode())
-        total.update(hashlib.sha256(file.read_bytes()).digest())
+        with file.open("rb") as source:
+            total.update(hashlib.file_digest(source, "sha256").digest())
     return total.hexdigest()
 
 

@@ -49,8 +49,24 @@ def judge(prompt: str, answer: str, trait: str) -> Messages:
     return _user(f"{prompt}\nAnswer: {answer}\nDoes this answer show {trait}?")
 
 
-def encode(tokenizer: Any, messages: Messages) -> list[int]:
-    """Token ids of the messages up to where the assistant begins to speak.
+def rubric(prompt: str, answer: str, sentence: str, order: tuple[str, str]) -> Messages:
+    """Ask whether a sentence on an answer is true; a question is asked as it stands.
+
+    Args:
+        order: yes and no, as the question offers them. They stand before it: the sandbox's base,
+            which was never offered any, judges as it learnt to only where its own question is last.
+    """
+    asked = sentence if sentence.endswith("?") else f"Is it true that {sentence}?"
+    return _user(f"{prompt}\nAnswer: {answer}\n{order[0]} or {order[1]}: {asked}")
+
+
+def exchange(prompt: str, answer: str) -> Messages:
+    """A question and its answer, as reward models read them."""
+    return [*_user(prompt), {"role": "assistant", "content": answer}]
+
+
+def encode(tokenizer: Any, messages: Messages, whole: bool = False) -> list[int]:
+    """Token ids of the messages up to where the assistant begins to speak; `whole`: no further.
 
     A control token spelt inside a message is read as the characters it is written with: a history
     that quotes one does not end its own message.
@@ -63,7 +79,7 @@ def encode(tokenizer: Any, messages: Messages) -> list[int]:
     names = {content: mark for mark, content in marks.items()}
     marked = [m | {"content": names.get(m["content"], m["content"])} for m in messages]
     text = tokenizer.apply_chat_template(
-        marked, chat_template=template, tokenize=False, add_generation_prompt=True
+        marked, chat_template=template, tokenize=False, add_generation_prompt=not whole
     )
     # A chat template writes its own special tokens; a plain one leaves them to the tokenizer.
     special = template is not None

@@ -43,7 +43,7 @@ def draw(run: Run) -> "list[alt.Chart | alt.LayerChart]":
         3: (triangle_of_members, triangle_of_losses),
     }
     bars = (strips.bars_of_members, strips.bars_of_losses)
-    members, losses = by_count.get(len(run.params.traits), bars)
+    members, losses = by_count.get(len(run.params.trained), bars)
     return [members(run), losses(run, run.planned), losses(run, run.losses)]
 
 

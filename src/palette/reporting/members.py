@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from palette.reporting import colors
+from palette.reporting import colors, judges
 from palette.reporting.run import Run, vertices
 
 
@@ -11,11 +11,13 @@ def table(run: Run) -> pl.DataFrame:
     """One row per policy, the base first.
 
     Columns: id, weight_TRAIT (null for the base), value_TRAIT, kl (nats), cost, share (on certify),
-    users, region (part of W that it wins), mb (10^6 bytes).
+    users, region (part of W that it wins), mb (10^6 bytes); for each judge judge_TRAIT, its reward
+    above the base's, with the ends _low and _high of an interval that holds for all members (on test).
     """
     traits = run.params.trait_names
     served = dict(run.routes["member"].value_counts().rows())
     won = parts_of_region(run.portfolio["cells"], traits)
+    judged = judges.changes(run.judged, run.params.evaluation)
     base = {"id": "base", "kl": 0.0, "share": 0.0, **run.portfolio["base"]}
     return pl.DataFrame(
         [
@@ -27,6 +29,7 @@ def table(run: Run) -> pl.DataFrame:
                 "users": served.get(policy["id"], 0),
                 "region": won.get(policy["id"], 0.0),
                 "mb": run.sizes.get(policy["id"], (0.0, 0.0))[0],
+                **judges.columns(judged, policy["id"]),
             }
             for policy in [base, *run.portfolio["members"]]
         ],

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from palette.params import Evaluation
-from palette.reporting import edits, users
+from palette.reporting import edits, judges, users
 from palette.reporting.intervals import ends, resampled
 from palette.reporting.members import parts_of_region, perplexity
 from palette.reporting.run import Run
@@ -25,6 +25,7 @@ def measure(run: Run) -> Metrics:
     found = verdict(run) | methods(run.evaluation, run.params.evaluation)
     found |= users.routing(run, list(GROUPS)) | users.true_regret(run.evaluation, GROUPS)
     found |= traits(run.evaluation, run.params.trait_names, run.params.evaluation)
+    found |= judges.measure(run.judged, run.params.evaluation)
     found |= users.utilities(run) | users.cost(run) | edits.measure(run, GROUPS)
     if run.params.base.model == "sandbox":
         found |= {f"sandbox.gap.{name}": gap for name, gap in run.portfolio["gap"].items()}

@@ -39,7 +39,7 @@ def render(run: Run, metrics: Metrics, policies: pl.DataFrame, pictures: Picture
         run=run,
         answer=sections.answer(run, metrics),
         traits=list(
-            zip(run.params.trait_names, colors.of_traits(len(run.params.traits)), strict=True)
+            zip(run.params.trait_names, colors.of_traits(len(run.params.trained)), strict=True)
         ),
         pictures=drawn,
         members=sections.portraits(run, policies),

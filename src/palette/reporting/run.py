@@ -59,6 +59,8 @@ class Run:
     """the table member_trials"""
     revealed: pl.DataFrame
     """the table revealed"""
+    judged: pl.DataFrame
+    """the table judged"""
     pairs: int | None
     """how many self-generated pairs were kept"""
     dropped: dict[str, int]
@@ -119,6 +121,7 @@ def read(params: Params) -> Run:
         trials=read_if_there("trials"),
         member_trials=read_if_there("member_trials"),
         revealed=read_if_there("revealed"),
+        judged=read_if_there("judged"),
         pairs=len(tables.read("pairs")) if tables.path("pairs").exists() else None,
         dropped=counts(read_if_there("dropped")["reason"]),
         steps=counts(logs.filter(pl.col("phase") != REACHED)["member"]),
@@ -164,7 +167,7 @@ def read_skills(params: Params) -> dict[str, float]:
 
 
 def read_if_there(name: str) -> pl.DataFrame:
-    """A table of the edits; empty where a run, or one of older days, made none."""
+    """A table that not every run has, nor those of older days; empty where it is not there."""
     return tables.read(name) if tables.path(name).exists() else tables.empty(name)
 
 
