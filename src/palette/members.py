@@ -162,7 +162,7 @@ def _scored(params: Params, rollouts: Rollouts, settings: Adapters) -> list[list
     found = []
     for index, trait in enumerate(params.trait_names):
         rewards = np.ascontiguousarray(rollouts.rewards[:, :, index])
-        parts = [trait, hashlib.sha256(rewards.tobytes()).hexdigest()]
+        parts: list[Any] = [trait, hashlib.sha256(rewards.tobytes()).hexdigest()]
         if settings.rloo_steps:
             own = params.traits[trait]
             parts += [own.makes, *filter(None, [traits.files(trait, own)])]

@@ -67,7 +67,7 @@ def describe() -> list[tuple[str, str, str]]:
             for key, sub in Trait.model_fields.items():
                 kinds = ": " + ", ".join(trait_kinds()) if key == "kind" else ""
                 default = "" if sub.is_required() else str(sub.default)
-                rows.append((f"traits.NAME.{key}", default, sub.description + kinds))
+                rows.append((f"traits.NAME.{key}", default, (sub.description or "") + kinds))
             continue
         model: Any = field.annotation
         for key, sub in model.model_fields.items():

@@ -53,9 +53,11 @@ def keeper(
     def keep(rows: range, ask: Callable[[], np.ndarray]) -> np.ndarray:
         some = slice(rows.start, rows.stop)
         place = key("scores", made_of, prompts[some], responses[some])
-        if not store.has(place):
-            store.save(place, {FILE: ask().tobytes()})
-        return np.frombuffer(store.load(place)[FILE])
+        kept = store.load(place)
+        if kept is None:
+            kept = {FILE: ask().tobytes()}
+            store.save(place, kept)
+        return np.frombuffer(kept[FILE])
 
     return keep
 

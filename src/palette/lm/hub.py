@@ -50,7 +50,8 @@ def find(key: str, name: str, besides: str = "") -> Path:
         PaletteError: there is no such model, it is not pinned, or its weights are not safetensors.
     """
     here = is_local(key, name, besides)
-    folder = Path(name) if here else _fetch(key, *name.split("@"), besides)
+    hub, _, commit = name.partition("@")
+    folder = Path(name) if here else _fetch(key, hub, commit, besides)
     for file in sorted(folder.rglob("*")):
         if file.suffix in UNSAFE and not list(file.parent.glob("*.safetensors")):
             raise PaletteError(

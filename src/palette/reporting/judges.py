@@ -13,6 +13,7 @@ class Change:
     """What a mean of answers is above the base's: its estimate, and an interval over prompts."""
 
     mean: float | None
+    """None of the base alone, which nothing is above"""
     low: float | None
     high: float | None
 
@@ -81,12 +82,13 @@ def measure(judged: pl.DataFrame, settings: Evaluation) -> dict[str, float | int
         )
         mean = change(per_prompt, "reward", settings.confidence)
         gained = [(own, said) for own, said in members.values() if own.up]
+        means = [said.mean for _, said in members.values() if said.mean is not None]
         found |= {
-            f"judge.{judge}.base": float(per_prompt["base"].mean()),
+            f"judge.{judge}.base": float(per_prompt["base"].to_numpy().mean()),
             f"judge.{judge}.change": mean.mean,
             f"judge.{judge}.change.low": mean.low,
             f"judge.{judge}.change.high": mean.high,
-            f"judge.{judge}.worst": min(said.mean for _, said in members.values()),
+            f"judge.{judge}.worst": min(means),
             f"judge.{judge}.gained": len(gained),
             f"judge.{judge}.lost": sum(said.down for _, said in gained),
         }

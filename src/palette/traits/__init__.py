@@ -65,7 +65,7 @@ def score_one(
     """
     ends = calibration.read(name, identity(name, trait)) if trait.calibrate else trait.range
     found = raw(name, trait, prompts, responses, device, advance, keep)
-    if trait.calibrate:
+    if trait.calibrate and ends:
         return scaling.rewards(found, *ends)
     low, high = sorted(ends or (0.0, 1.0))
     wrong = ~((found >= low) & (found <= high))
@@ -79,7 +79,7 @@ def score_one(
         )
         said = f"gave {found[row]} for {_row(row, prompts, responses)}"
         raise PaletteError(f"traits.{name} {said}; {cure}")
-    return scaling.rewards(found, *ends) if trait.range else found
+    return scaling.rewards(found, *ends) if ends else found
 
 
 def raw(
@@ -143,7 +143,7 @@ def files(name: str, trait: Trait) -> dict[str, str]:
 def code(trait: Trait) -> str:
     """The source of its kind's module; empty where there is none."""
     found = find_spec(f"palette.traits.{trait.kind}")
-    return Path(found.origin).read_text(encoding="utf-8") if found else ""
+    return Path(found.origin).read_text(encoding="utf-8") if found and found.origin else ""
 
 
 def identity(name: str, trait: Trait) -> str:

@@ -69,7 +69,9 @@ def _source(function: str) -> Path:
 @lru_cache
 def _load(function: str, folder: Path, made_of: str) -> Callable[..., Any]:
     """The function, from a module of its own name: imported once in a process, again when changed."""
-    source, (module, inner, name) = _source(function), NAMED.fullmatch(function).groups()
+    source, named = _source(function), NAMED.fullmatch(function)
+    assert named  # _source has seen it
+    module, inner, name = named.groups()
     package = source.is_dir()
     own = f"palette_trait_{module}_{made_of[:12]}"
     if own not in sys.modules:
@@ -77,6 +79,7 @@ def _load(function: str, folder: Path, made_of: str) -> Callable[..., Any]:
             own, source / "__init__.py" if package else source,
             submodule_search_locations=[str(folder / module)] if package else None,
         )  # fmt: skip
+        assert spec and spec.loader  # of a file that ends in .py
         sys.modules[own] = module_from_spec(spec)
         # Bytecode is found again by time and size alone: it may be that of the module as it was.
         writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True

@@ -59,10 +59,10 @@ def log_odds(lm: "LanguageModel", prompts: Sequence[Sequence[int]]) -> np.ndarra
             f"a rubric of {longest} tokens is longer than the base's context of {lm.context}; "
             "shorten the sentence, or lower rollouts.max_new_tokens"
         )
-    yes, no = (first_tokens(lm.tokenizer, words) for words in (YES, NO))
-    if not (yes - no and no - yes):
+    affirms, denies = (first_tokens(lm.tokenizer, words) for words in (YES, NO))
+    if not (affirms - denies and denies - affirms):
         raise PaletteError("the base's tokenizer begins yes and no alike: it can judge no rubric")
-    yes, no = sorted(yes - no), sorted(no - yes)
+    yes, no = sorted(affirms - denies), sorted(denies - affirms)
     found = np.zeros(len(prompts))
     with torch.inference_mode():
         for rows, inputs in batches(lm, prompts):
