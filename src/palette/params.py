@@ -171,7 +171,7 @@ class Adapters(Section):
     steps: Count = Field(300, description="supervised, on resampled rollouts")
     rloo_batch: Positive = Field(256, description="rows of an RLOO step; of each member")
     rloo_learning_rate: float = Field(2e-3, gt=0, lt=1)
-    rloo_steps: Count = Field(120, description="on-policy polish")
+    rloo_steps: Count = Field(200, description="on-policy polish")
     generations: Annotated[int, Field(ge=2)] = Field(
         8, description="completions per prompt in RLOO"
     )
