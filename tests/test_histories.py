@@ -36,7 +36,7 @@ def reasons(*rows: dict[str, str | None]) -> list[str]:
         ({"rating": "five stars"}, "rating is not a number from 0 to 1"),
         ({"rating": "1.5"}, "rating is not a number from 0 to 1"),
         ({"rating": "nan"}, "rating is not a number from 0 to 1"),
-        ({"timestamp": "yesterday"}, "timestamp is not an ISO 8601 date or time"),
+        ({"timestamp": "yesterday"}, "timestamp is neither ISO 8601 nor seconds since 1970"),
         ({"public": "perhaps"}, "public is neither true nor false"),
     ],
 )
