@@ -83,4 +83,4 @@ def rows(question: Record) -> Iterator[Record | Fault]:
         }  # fmt: skip
 
 
-QUESTION = Nested(("profile", "input"), ("user_id", "prompt", "response"), rows)
+QUESTION = Nested(("profile", "input", "id"), ("user_id", "prompt", "response"), rows)
