@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from palette import stage, tables, users
 from palette.errors import PaletteError
 from palette.histories import COLUMNS, cohort, read_histories, validate
-from palette.params import Params, Trait
+from palette.params import Params, Trait, Users
 
 GOOD = {"user_id": "ann", "prompt": "why?", "response": "because"}
 
@@ -36,7 +36,7 @@ def reasons(*rows: dict[str, str | None]) -> list[str]:
         ({"rating": "five stars"}, "rating is not a number from 0 to 1"),
         ({"rating": "1.5"}, "rating is not a number from 0 to 1"),
         ({"rating": "nan"}, "rating is not a number from 0 to 1"),
-        ({"timestamp": "yesterday"}, "timestamp is not an ISO 8601 date or time"),
+        ({"timestamp": "yesterday"}, "timestamp is neither ISO 8601 nor seconds since 1970"),
         ({"public": "perhaps"}, "public is neither true nor false"),
     ],
 )
@@ -82,9 +82,34 @@ def test_rows_keep_their_order_within_a_user():
     assert kept == [("a", 0, "2"), ("b", 0, "1"), ("b", 1, "3")]
 
 
-def test_no_usable_row_is_refused():
-    with pytest.raises(PaletteError, match=r"no history row of 1 .* user_id is missing"):
-        judged({"prompt": "why?", "response": "because"})
+def test_no_usable_row_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write_jsonl(tmp_path, [b'{"user_id": null, "prompt": "why?", "response": "because"}'])
+    named = Params(traits={"brevity": Trait(kind="brevity")})
+    named = named.model_copy(update={"users": Users(file=str(path))})
+    with pytest.raises(PaletteError, match=r"no row of .* can be used, .* user_id is missing"):
+        users.main(named)
+    assert not Path("data").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "moment"),
+    [
+        ("2026", "2026-01-01T00:00:00"),
+        ("2026-03", "2026-03-01T00:00:00"),
+        (" 20260302 ", "2026-03-02T00:00:00"),
+        ("2026-03-02 10:00:00+02:00", "2026-03-02T10:00:00+02:00"),
+        ("1735689600", "2025-01-01T00:00:00+00:00"),
+        ("1735689600.5", "2025-01-01T00:00:00.500000+00:00"),
+        ("1735689600000", "2025-01-01T00:00:00+00:00"),
+        ("17356896", None),
+        ("12:00", None),
+        ("0", None),
+    ],
+)
+def test_moments(said, moment):
+    result = judged(GOOD, GOOD | {"prompt": "when?", "timestamp": said})
+    assert result.histories.filter(prompt="when?")["timestamp"].to_list() == [moment] * bool(moment)
 
 
 def test_cohort_depends_on_the_id_alone_and_grows_with_the_share():
@@ -146,7 +171,7 @@ def test_csv_of_every_kind_of_line(tmp_path):
         b'1,"a\nb",c,x\r\n'
         b"2,a\r\n"
         b'3,"a"b,c,x\r\n'
-        b"4,\xff,c,x\r\n"
+        b"4,\xff,c,\xc3\xa9\r\n"
         b"5,a\x00,c,x\r\n"
         b"6," + b"long " * 200_000 + b",c,x\r\n"
         b"\r\n"

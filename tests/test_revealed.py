@@ -7,7 +7,7 @@ import tiny_models
 from tiny_models import tiny
 
 from palette import revealed, tables
-from palette.core.preference import Comparisons
+from palette.core.choices import Choices
 from palette.params import Params
 
 USERS = 40
@@ -51,11 +51,12 @@ def test_an_estimate_is_judged_as_it_is(weights):
 
 
 def test_disliked_rows_count_the_other_way_and_weights_weigh():
-    choices = Comparisons(
+    choices = Choices(
         np.array([0, 0, 1, 3]),
         np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [0.2, 0.4]]),
-        np.array([1.0, 3.0, -2.0, 0.0]),
-    )
+        np.array([0.5, 1.0, -1.0, 1.0]), np.array([2.0, 3.0, 2.0, 0.0]),
+        np.zeros(4, bool), np.zeros((0, 2)),
+    )  # fmt: skip
     expected = [[0.25, 0.75], [-0.5, -0.5], [0, 0], [0, 0]]
     np.testing.assert_allclose(revealed.differences(choices, 4), expected)
 

@@ -20,9 +20,11 @@ from palette.commands.diff import diff
 from palette.commands.export import export
 from palette.commands.extend import extend
 from palette.commands.keep_routes import keep_routes
+from palette.commands.lamp import lamp
 from palette.commands.select import select
 from palette.commands.stale import stale
 from palette.commands.traits import commands as traits
+from palette.commands.users import users
 from palette.errors import PaletteError
 
 REPORT = Path("reports/index.html")
@@ -184,6 +186,7 @@ def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> No
 
 
 commands.command(rich_help_panel=LOOK)(cost)
+commands.add_typer(users, name="users", rich_help_panel=BEFORE)
 commands.add_typer(traits, name="traits", rich_help_panel=BEFORE)
 commands.command(rich_help_panel=CHOOSE)(select)
 commands.command(cls=Certify, rich_help_panel=CHOOSE)(certify)
@@ -193,6 +196,7 @@ commands.command(rich_help_panel=REVIEW)(stale)
 commands.command(rich_help_panel=SERVE)(ask)
 commands.command(rich_help_panel=SERVE)(keep_routes)
 commands.add_typer(export, name="export", rich_help_panel=SERVE)
+commands.add_typer(lamp, name="lamp", rich_help_panel=SERVE)
 
 
 if __name__ == "__main__":

@@ -5,23 +5,33 @@ A bad row is lost alone: its user and the user's other rows stay.
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 
-from palette.errors import PaletteError
-from palette.readers import Columns, read_rows
+from palette.conversations import CONVERSATION
+from palette.lamp import QUESTION
+from palette.readers import read_rows
+from palette.records import Columns
 
-COLUMNS = Columns(("user_id", "prompt", "response"), ("rating", "timestamp", "public"))
+COLUMNS = Columns(
+    ("user_id", "prompt", "response"),
+    ("rating", "timestamp", "public"),
+    (CONVERSATION, QUESTION),
+)
+SECONDS, MILLISECONDS = re.compile(r"\d{9,10}(\.\d+)?"), re.compile(r"\d{12,13}")
+"""Since 1970, as logs write moments from 1973 to 2286."""
 PUBLIC = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 @dataclass(frozen=True)
 class Validated:
     """Tables of palette.tables. Each row of the input is in `histories`, or names a user without
-    prompt and response and so registers one without history, or is in `rejected`."""
+    prompt and response and so registers one without history, or is in `rejected`. What is left out
+    of a conversation is in `rejected` as well."""
 
     users: pl.DataFrame
     histories: pl.DataFrame
@@ -42,17 +52,11 @@ def validate(rows: pl.DataFrame, unseen: float) -> Validated:
 
     Args:
         rows: text columns user_id, prompt, response, rating, timestamp, public, null where nothing
-            was said, and fault and content where a reader set them (see palette.readers).
+            was said; source_row, fault and content where a reader set them (see palette.readers).
         unseen: share of users, by a hash of their id, who take no part in any estimate.
-
-    Raises:
-        PaletteError: not one row names a user.
     """
     rows = _judge(_complete(rows))
     named = rows.filter(pl.col("user_id").is_not_null() & ~_null_byte("user_id"))
-    if named.is_empty():
-        why = f"the first, since {rows['reason'][0]}" if rows.height else "there are none"
-        raise PaletteError(f"no history row of {rows.height} can be used: {why}")
     return Validated(_users(named, unseen), _histories(rows), _rejected(rows))
 
 
@@ -63,19 +67,15 @@ def cohort(user_id: str, unseen: float) -> str:
 
 
 def _complete(rows: pl.DataFrame) -> pl.DataFrame:
-    """All columns, with a blank cell as null and with source_row."""
+    """All columns, with a blank cell as null, and the place of each row."""
     names = (*COLUMNS.all, "fault", "content")
     absent = [pl.lit(None, pl.String).alias(name) for name in names if name not in rows.columns]
-    blank = [pl.col(name).str.strip_chars() == "" for name in COLUMNS.all]
-    return (
-        rows.with_columns(absent)
-        .select(names)
-        .with_columns(
-            pl.when(~empty).then(pl.col(name)).alias(name)
-            for name, empty in zip(COLUMNS.all, blank, strict=True)
-        )
-        .with_row_index("source_row")
-        .with_columns(pl.col("source_row").cast(pl.Int64))
+    rows = rows.with_row_index("place").with_columns(absent)
+    if "source_row" not in rows.columns:
+        rows = rows.with_columns(source_row=pl.col("place").cast(pl.Int64))
+    return rows.select("place", "source_row", "fault", "content").with_columns(
+        pl.when(rows[name].str.strip_chars() != "").then(rows[name]).alias(name)
+        for name in COLUMNS.all
     )
 
 
@@ -84,12 +84,14 @@ def _judge(rows: pl.DataFrame) -> pl.DataFrame:
     moments = {text: _moment(text) for text in rows["timestamp"].drop_nulls().unique()}
     rating = pl.col("rating").str.strip_chars().cast(pl.Float64, strict=False)
     public = pl.col("public").str.strip_chars().str.to_lowercase()
+    alike = (*COLUMNS.all, "fault")
     rows = rows.with_columns(
         rating=pl.when(rating.is_between(0, 1)).then(rating),
         timestamp=pl.col("timestamp").replace_strict(moments, default=None, return_dtype=pl.String),
         public=public.replace_strict(PUBLIC, default=None, return_dtype=pl.Boolean),
         registers=pl.col("prompt").is_null() & pl.col("response").is_null(),
-        same=pl.col("source_row").first().over(COLUMNS.all),
+        first=pl.col("place").first().over(*alike),
+        first_row=pl.col("source_row").first().over(*alike),
         **{f"said_{name}": pl.col(name) for name in COLUMNS.all},
     )
 
@@ -103,9 +105,9 @@ def _judge(rows: pl.DataFrame) -> pl.DataFrame:
         (~pl.col("registers") & pl.col("prompt").is_null(), "prompt is missing"),
         (~pl.col("registers") & pl.col("response").is_null(), "response is missing"),
         (unclear("rating"), "rating is not a number from 0 to 1"),
-        (unclear("timestamp"), "timestamp is not an ISO 8601 date or time"),
+        (unclear("timestamp"), "timestamp is neither ISO 8601 nor seconds since 1970"),
         (unclear("public"), "public is neither true nor false"),
-        (pl.col("same") < pl.col("source_row"), pl.format("the same as row {}", "same")),
+        (pl.col("first") < pl.col("place"), pl.format("the same as row {}", "first_row")),
     ]
     reasons = [
         pl.when(bad).then(pl.lit(reason) if isinstance(reason, str) else reason)
@@ -121,8 +123,8 @@ def _users(named: pl.DataFrame, unseen: float) -> pl.DataFrame:
     users = named.group_by("user_id").agg(
         rows=pl.col("kept").sum().cast(pl.Int64), public=pl.col("public").fill_null(False).all()
     )
-    cohorts = [cohort(user, unseen) for user in users["user_id"]]
-    return users.select("user_id", pl.Series("cohort", cohorts), "rows", "public").sort("user_id")
+    cohorts = pl.Series("cohort", [cohort(u, unseen) for u in users["user_id"]], dtype=pl.String)
+    return users.select("user_id", cohorts, "rows", "public").sort("user_id")
 
 
 def _histories(rows: pl.DataFrame) -> pl.DataFrame:
@@ -149,7 +151,14 @@ def _null_byte(column: str) -> pl.Expr:
 
 
 def _moment(text: str) -> str | None:
+    """ISO 8601, whole: "2026" is its first day, and seconds or milliseconds since 1970 are UTC."""
+    text = text.strip()
     try:
-        return datetime.fromisoformat(text.strip()).isoformat()
+        if SECONDS.fullmatch(text) or MILLISECONDS.fullmatch(text):
+            seconds = float(text) / (1 if SECONDS.fullmatch(text) else 1000)
+            return datetime.fromtimestamp(seconds, UTC).isoformat()
+        if re.fullmatch(r"\d{4}(-\d\d)?", text):
+            text += "-01-01"[len(text) - 4 :]
+        return datetime.fromisoformat(text).isoformat()
     except ValueError:
         return None

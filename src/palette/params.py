@@ -43,7 +43,7 @@ class Prompts(Section):
 
 class Users(Section):
     file: str | None = Field(
-        None, description="CSV, JSONL or Parquet: user_id, prompt, response, ..."
+        None, description="Parquet, CSV, JSONL or JSON: rows, conversations or LaMP's questions"
     )
     unseen: Share = Field(0.18, description="share of users kept out of every estimate")
 
@@ -143,7 +143,15 @@ class Weights(Section):
 
 
 class Preferences(Section):
-    scale: float = Field(5.0, gt=0, description="logit of a preference per unit of w.r")
+    scale: float | None = Field(
+        None, gt=0, description="sharpness of choices, nats per unit of w.r; null: estimated"
+    )
+    strangers: float | None = Field(
+        None, ge=0, le=0.5, description="share of rows by someone else; null: estimated"
+    )
+    half_life: float | None = Field(
+        None, gt=0, description="days after which a row counts half; null: tastes do not drift"
+    )
     pairs: float = Field(0.05, ge=0, le=1, description="weight of a self-generated pair")
     level: Annotated[float, Field(gt=0, lt=1)] = Field(0.9, description="of each weight's interval")
 

@@ -14,7 +14,8 @@ import polars as pl
 from palette import stage, tables
 from palette.errors import PaletteError
 from palette.params import Params
-from palette.readers import Columns, read_rows
+from palette.readers import read_rows
+from palette.records import Columns
 from palette.schema import SPLITS
 
 SANDBOX_TRAIN = 96
@@ -51,7 +52,7 @@ def read(file: Path) -> pl.DataFrame:
     frame = read_rows(file, COLUMNS)
     texts = [pl.col(name).str.strip_chars().replace("", None) for name in COLUMNS.all]
     frame = frame.with_columns(texts)
-    for row, (prompt, fault) in enumerate(frame.select("prompt", "fault").rows()):
+    for row, prompt, fault in frame.select("source_row", "prompt", "fault").iter_rows():
         if fault or prompt is None:
             why = fault or "the prompt is empty"
             raise PaletteError(f"prompts.file '{file}', row {row}: {why}; mend or remove it")

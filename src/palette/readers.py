@@ -1,4 +1,4 @@
-"""Reads rows that someone else wrote, Parquet, CSV or JSONL, as text, and never crashes on one.
+"""Reads rows that someone else wrote, Parquet, CSV, JSONL or JSON, as text, and never crashes on one.
 
 Everything becomes text first, so that mixed types cannot fail; a row that cannot be taken apart
 comes back as a fault with its content. What the rows mean is decided elsewhere.
@@ -6,39 +6,22 @@ comes back as a fault with its content. What the rows mean is decided elsewhere.
 
 import csv
 import difflib
-import json
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from palette import encoding
 from palette.errors import PaletteError
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A row that could not be taken apart."""
-
-    reason: str
-    content: Any
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What a file must hold, and what it may hold; others are ignored."""
-
-    required: tuple[str, ...]
-    optional: tuple[str, ...]
-
-    @property
-    def all(self) -> tuple[str, ...]:
-        return self.required + self.optional
+from palette.records import Columns, Fault, Nested, Record, frame, parsed
 
 
 def read_rows(path: str | Path, columns: Columns) -> pl.DataFrame:
     """Rows of a file as text columns: those named, then fault and content (JSON), null if well.
+
+    Before them stands source_row, the number of the record in the file that the row is from.
 
     Raises:
         PaletteError: the file is missing, empty, of another format or lacks a column.
@@ -49,12 +32,13 @@ def read_rows(path: str | Path, columns: Columns) -> pl.DataFrame:
         ".csv": _read_csv,
         ".jsonl": _read_jsonl,
         ".ndjson": _read_jsonl,
+        ".json": _read_json,
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise PaletteError(f"{path} is none of {', '.join(readers)}: save it as one of these")
     if not path.is_file():
-        raise PaletteError(f"{path} does not exist: name an existing file in params.yaml")
+        raise PaletteError(f"{path} does not exist: name an existing file")
     if path.stat().st_size == 0:
         raise PaletteError(f"{path} is empty: it needs the columns {', '.join(columns.required)}")
     rows = reader(path, columns)
@@ -65,32 +49,42 @@ def read_rows(path: str | Path, columns: Columns) -> pl.DataFrame:
 
 def _read_parquet(path: Path, columns: Columns) -> pl.DataFrame:
     try:
-        frame = pl.read_parquet(path)
+        table = pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError):
         raise PaletteError(f"{path} is not a readable Parquet file: write it again") from None
-    _check_columns(path, frame.columns, columns)
-    frame = frame.select(name for name in columns.all if name in frame.columns)
-    for name, kind in frame.schema.items():
-        if kind.is_nested() or kind in (pl.Binary, pl.Object):
+    nested = _check_columns(path, table.columns, columns)
+    holding = {name for one in nested for name in one.columns}
+    table = table.select(name for name in table.columns if name in {*columns.all, *holding})
+    for name, kind in table.schema.items():
+        if name not in holding and (kind.is_nested() or kind in (pl.Binary, pl.Object)):
             raise PaletteError(f"{path} has a column '{name}' of {kind}: it must hold text")
-    return frame.select(
-        (pl.col(name).dt.to_string("iso") if frame.schema[name].is_temporal() else pl.col(name))
-        .cast(pl.String)
-        .alias(name)
-        if name in frame.columns
-        else pl.lit(None, pl.String).alias(name)
-        for name in (*columns.all, "fault", "content")
+    table = table.with_columns(
+        _as_text(name, kind) for name, kind in table.schema.items() if not kind.is_nested()
     )
+    if nested:
+        return frame(table.iter_rows(named=True), columns)
+    absent = [name for name in (*columns.all, "fault", "content") if name not in table.columns]
+    table = table.with_columns(pl.lit(None, pl.String).alias(name) for name in absent)
+    return table.select(
+        pl.int_range(pl.len(), dtype=pl.Int64).alias("source_row"), *columns.all, "fault", "content"
+    )
+
+
+def _as_text(name: str, kind: pl.DataType) -> pl.Expr:
+    column = pl.col(name)
+    if kind.is_temporal():
+        return column.dt.to_string("iso").alias(name)
+    return (column.fill_nan(None) if kind.is_float() else column).cast(pl.String)
 
 
 def _read_csv(path: Path, columns: Columns) -> pl.DataFrame:
     csv.field_size_limit(2**31 - 1)  # the default refuses a cell of 128 kB
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    with encoding.open_text(path, _encoding(path), newline="") as file:
         lines = csv.reader(file, strict=True)
         first = next(_tolerant(path, lines), [])
         header = [] if isinstance(first, Fault) else [name.strip() for name in first]
         _check_columns(path, header, columns)
-        return _frame((_record(header, line) for line in _tolerant(path, lines) if line), columns)
+        return frame((_record(header, line) for line in _tolerant(path, lines) if line), columns)
 
 
 def _tolerant(path: Path, lines: Any) -> Iterator[list[str] | Fault]:
@@ -107,7 +101,7 @@ def _tolerant(path: Path, lines: Any) -> Iterator[list[str] | Fault]:
             yield Fault("a quote is broken", f"line {first}: {error}")
 
 
-def _record(header: list[str], line: list[str] | Fault) -> dict[str, Any] | Fault:
+def _record(header: list[str], line: list[str] | Fault) -> Record | Fault:
     if isinstance(line, Fault):
         return line
     if len(line) == len(header):
@@ -116,71 +110,50 @@ def _record(header: list[str], line: list[str] | Fault) -> dict[str, Any] | Faul
 
 
 def _read_jsonl(path: Path, columns: Columns) -> pl.DataFrame:
-    with path.open("rb") as file:  # bytes: only a newline ends a line, not U+2028
-        lines = (line.decode("utf-8-sig", "surrogateescape").strip() for line in file)
-        records = [_object(line) for line in lines if line]
+    # Only a newline ends a line, not U+2028.
+    with encoding.open_text(path, _encoding(path), newline="\n") as file:
+        return _objects(path, [parsed(line.strip()) for line in file if line.strip()], columns)
+
+
+def _read_json(path: Path, columns: Columns) -> pl.DataFrame:
+    """A list of objects, also under the name `golds`; or lines of JSON by another name."""
+    with encoding.open_text(path, _encoding(path), newline="") as file:
+        found = parsed(file.read())
+    if isinstance(found, dict) and isinstance(found.get("golds"), list):
+        found = found["golds"]
+    return _objects(path, found, columns) if isinstance(found, list) else _read_jsonl(path, columns)
+
+
+def _objects(path: Path, found: list[Any], columns: Columns) -> pl.DataFrame:
+    records = [
+        one if isinstance(one, dict | Fault) else Fault("not a JSON object", one) for one in found
+    ]
     keys = {name: None for record in records if isinstance(record, dict) for name in record}
     if not keys:
-        raise PaletteError(f"{path} holds no JSON object: write one on each line")
+        raise PaletteError(f"{path} holds no JSON object: write one for each row")
     _check_columns(path, keys, columns)
-    return _frame(records, columns)
+    return frame(records, columns)
 
 
-def _object(line: str) -> dict[str, Any] | Fault:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        found = None
-    return found if isinstance(found, dict) else Fault("not a JSON object", line)
+def _encoding(path: Path) -> str:
+    found = encoding.find(path)
+    if warning := encoding.warning(path, found):
+        print(f"palette: {warning}", file=sys.stderr, flush=True)
+    return found
 
 
-def _check_columns(path: Path, found: Collection[str], columns: Columns) -> None:
+def _check_columns(path: Path, found: Collection[str], columns: Columns) -> list[Nested]:
+    """The kinds of nested records that the file has the columns of."""
+    nested = [one for one in columns.nested if set(one.columns) <= set(found)]
+    given = {name for one in nested for name in one.gives}
     others = [name for name in found if name not in columns.all]
     for name in columns.all:
         if list(found).count(name) > 1:
             raise PaletteError(f"{path} has two columns '{name}': keep one")
-        required = name in columns.required
+        required = name in columns.required and name not in given
         # A misspelt optional column would be ignored in silence, so a near miss is refused too.
         near = difflib.get_close_matches(name, others, n=1, cutoff=0.6 if required else 0.85)
         if name not in found and (required or near):
             cure = f"rename '{near[0]}'" if near else f"it has {', '.join(map(repr, found))}"
             raise PaletteError(f"{path} has no column '{name}': {cure}")
-
-
-def _frame(records: Iterable[dict[str, Any] | Fault], columns: Columns) -> pl.DataFrame:
-    schema = dict.fromkeys((*columns.all, "fault", "content"), pl.String)
-    rows = [_row(record, columns.all) for record in records]
-    return pl.DataFrame(rows, schema=schema, orient="row")
-
-
-def _row(record: dict[str, Any] | Fault, names: tuple[str, ...]) -> list[str | None]:
-    """A record as text and, if a cell holds no text or no Unicode, the fault and the record."""
-    if isinstance(record, Fault):
-        return [None] * len(names) + [record.reason, _json(record.content)]
-    cells = [_text(record.get(name)) for name in names]
-    faults = [cell for cell in cells if isinstance(cell, Fault)]
-    sound = [None if isinstance(cell, Fault) else cell for cell in cells]
-    if not faults:
-        return [*sound, None, None]
-    reason = f"{names[cells.index(faults[0])]} {faults[0].reason}"
-    return [*sound, reason, _json(record)]
-
-
-def _text(value: Any) -> str | Fault | None:
-    if isinstance(value, dict | list):
-        return Fault("is not text", value)
-    text = value if isinstance(value, str | None) else json.dumps(value)
-    return text if text is None or _is_unicode(text) else Fault("is not valid Unicode", value)
-
-
-def _json(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if _is_unicode(text) else json.dumps(value)  # which escapes stray surrogates
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return nested

@@ -5,11 +5,13 @@ Where true weights are known it can be measured: what share of each weight's var
 does a linear reading of the source tell, of users that took no part in learning to read it?
 """
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 
 from palette import preferences, tables, tastes
-from palette.core.preference import Comparisons
+from palette.core.choices import Choices
 from palette.params import Params
 
 FOLDS = 10
@@ -89,22 +91,24 @@ def shares(guessed: np.ndarray, truth: np.ndarray) -> list[float | None]:
     ]
 
 
-def differences(choices: Comparisons, users: int) -> np.ndarray:
-    """(users, traits) each user's mean reward difference, by the comparisons' weights.
+def differences(choices: Choices, users: int) -> np.ndarray:
+    """(users, traits) each user's mean reward difference, by the choices' weights.
 
-    A comparison of negative weight, of a row that was disliked, counts the other way round; users
-    without any weight have zeros.
+    A row that was disliked counts the other way round; users without any weight have zeros.
     """
     total = np.zeros((users, choices.difference.shape[1]))
-    np.add.at(total, choices.user, choices.weight[:, None] * choices.difference)
+    counts = choices.liking * choices.weight
+    np.add.at(total, choices.user, counts[:, None] * choices.difference)
     return total / np.maximum(choices.evidence(users), CONSTANT)[:, None]
 
 
-def _slice(choices: Comparisons, start: int, stop: int, weight: float | None = None) -> Comparisons:
-    """Some comparisons; `weight` instead of their own, which preferences.pairs may have put at 0."""
-    part = slice(start, stop)
-    weights = choices.weight[part] if weight is None else np.full(stop - start, weight)
-    return Comparisons(choices.user[part], choices.difference[part], weights)
+def _slice(choices: Choices, start: int, stop: int, weight: float | None = None) -> Choices:
+    """Some choices; `weight` instead of their own, which preferences.pairs may have put at 0."""
+    columns = ("user", "difference", "liking", "weight", "paired")
+    part = {name: getattr(choices, name)[start:stop] for name in columns}
+    if weight is not None:
+        part["weight"] = np.full(stop - start, weight)
+    return replace(choices, **part)
 
 
 def _embedded(params: Params, insights: pl.DataFrame) -> np.ndarray:

@@ -9,6 +9,7 @@ the sandbox only.
 import polars as pl
 
 from palette import stage, tables
+from palette.errors import PaletteError
 from palette.histories import read_histories, validate
 from palette.params import Params
 
@@ -16,6 +17,11 @@ from palette.params import Params
 def main(params: Params) -> None:
     rows, hidden = read(params)
     valid = validate(rows, params.users.unseen)
+    if valid.users.is_empty():
+        raise PaletteError(
+            f"no row of {params.users.file} can be used, the first since {valid.rejected['reason'][0]}: "
+            "`palette users check` says more"
+        )
     for name in ("users", "histories", "rejected"):
         tables.write(name, getattr(valid, name))
     tables.write("hidden", hidden)

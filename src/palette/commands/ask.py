@@ -14,7 +14,10 @@ from palette.commands import completing, screen
 from palette.errors import PaletteError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from palette.core.editing import Edit
+    from palette.lm.generation import Answers
     from palette.lm.models import LanguageModel
     from palette.params import Params
     from palette.policies import Policy
@@ -107,32 +110,50 @@ def answers(
         PaletteError: an adapter is missing, or a question is too long for the base.
     """
     from itertools import product
-    from pathlib import Path
 
     import numpy as np
 
-    from palette.core.editing import Edits
     from palette.lm import templates
-    from palette.lm.generation import generate, row_uniforms
-    from palette.lm.row_adapters import RowAdapters
+    from palette.lm.generation import row_uniforms
 
     limit = params.rollouts.max_new_tokens
     asked = {text: templates.encode(lm.tokenizer, templates.question(text)) for text in questions}
     numbers = {text: row_uniforms(samples, limit, "ask", seed, text) for text in questions}
     rows = list(product(questions, policies, range(samples)))
-    own = [policies[name] for _, name, _ in rows]
-    made = generate(
-        lm, [asked[text] for text, _, _ in rows], limit,
-        np.stack([numbers[text][sample] for text, _, sample in rows]),
-        Edits([edits[policy.edit] if policy.edit else None for policy in own]),
-        adapters=RowAdapters(
-            [Path(policy.adapters[0][0]) if policy.adapters else None for policy in own]
-        ),
+    made = respond(
+        lm, limit, [asked[text] for text, _, _ in rows], [policies[name] for _, name, _ in rows],
+        edits, np.stack([numbers[text][sample] for text, _, sample in rows]),
     )  # fmt: skip
     return [
         Said(text, name, answer, len(tokens), tokens[-1] in lm.eos)
         for (text, name, _), answer, tokens in zip(rows, made.texts, made.tokens, strict=True)
     ]
+
+
+def respond(
+    lm: "LanguageModel", limit: int, prompts: Sequence[list[int]], policies: Sequence["Policy"],
+    edits: dict[str, "Edit"], uniforms: "np.ndarray",
+) -> "Answers":  # fmt: skip
+    """One answer to each prompt by its own policy, all in one batch.
+
+    Args:
+        limit: most tokens of an answer.
+        prompts: token ids.
+        uniforms: (prompts, limit) the random numbers.
+    """
+    from pathlib import Path
+
+    from palette.core.editing import Edits
+    from palette.lm.generation import generate
+    from palette.lm.row_adapters import RowAdapters
+
+    return generate(
+        lm, prompts, limit, uniforms,
+        Edits([edits[policy.edit] if policy.edit else None for policy in policies]),
+        adapters=RowAdapters(
+            [Path(policy.adapters[0][0]) if policy.adapters else None for policy in policies]
+        ),
+    )  # fmt: skip
 
 
 def show(params: "Params", said: Sequence[Said]) -> None:

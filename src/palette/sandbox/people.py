@@ -30,13 +30,11 @@ def histories(sandbox: Sandbox) -> tuple[pl.DataFrame, pl.DataFrame]:
     """
     rng = np.random.default_rng([sandbox.seed, 2])
     topics = world.topics(sandbox.seed)["train"]
-    shares = np.array([share for share, _ in TASTES.values()])
     rows: list[dict[str, str | None]] = []
     hidden: list[dict[str, str | float]] = []
     for number in range(sandbox.users):
         user = f"u{number:04d}"
-        taste = list(TASTES)[rng.choice(len(TASTES), p=shares)]
-        weights = rng.dirichlet(CONCENTRATION * np.array(TASTES[taste][1]))
+        taste, weights = draw_taste(rng)
         true = {f"w_{trait}": w for trait, w in zip(world.TRAITS, weights, strict=True)}
         hidden.append({"user_id": user, "taste": taste, **true})
         if rng.random() < NO_HISTORY:
@@ -48,6 +46,13 @@ def histories(sandbox: Sandbox) -> tuple[pl.DataFrame, pl.DataFrame]:
                 rows.append(_break(rows[-1], rng))
     columns = ["user_id", "prompt", "response", "rating", "timestamp", "public"]
     return pl.DataFrame(rows, schema={name: pl.String for name in columns}), pl.DataFrame(hidden)
+
+
+def draw_taste(rng: np.random.Generator) -> tuple[str, np.ndarray]:
+    """A name in TASTES, and weights."""
+    shares = np.array([share for share, _ in TASTES.values()])
+    taste = list(TASTES)[rng.choice(len(TASTES), p=shares)]
+    return taste, rng.dirichlet(CONCENTRATION * np.array(TASTES[taste][1]))
 
 
 def choose(answers: list[str], weights: np.ndarray, rng: np.random.Generator) -> str:

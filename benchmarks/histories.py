@@ -1,0 +1,239 @@
+"""How much is lost after how many rows of history, and do the intervals of weights hold?
+
+    .venv/bin/python benchmarks/histories.py            # three seeds, some minutes
+    .venv/bin/python benchmarks/histories.py --quick    # one seed, fewer users: a look
+
+Users of the sandbox's tastes write histories of up to 20 rows; the base's answers are the world's own,
+so that no model is needed. A group of users teaches how they choose and what they value; others are met
+with their first rows alone. Regret is f*(w) − J_w(π*_ŵ), exact up to the rollouts: what the best policy
+for the estimated weights loses at the true ones. A share of rows is by another user. Beside answers
+that users chose: answers of the base that they rated, by thumbs or by lenient stars; and tastes that
+drift from one to another over the 20 rows, where the last is the truth.
+"""
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from palette.core.choices import Choices, Chooser, expected, recency
+from palette.core.ideal import Ideal
+from palette.core.preference import COARSE, draw_particles, fit_chooser, fit_prior, posterior
+from palette.params_file import load
+from palette.progress import progress
+from palette.sandbox import people, world
+from palette.traits import score
+
+RESULTS = Path(__file__).parent / "results" / "histories.csv"
+ROWS, CONTRASTS, LEVEL = people.LONGEST, 2, 0.9
+SHOWN = (0, 1, 2, 5, 10, 20)
+PROMPTS, SAMPLES = 24, 512
+PARAMS = load(Path(__file__).parents[1] / "params.yaml")
+NAMES = PARAMS.trait_names
+
+Writes = Callable[[np.ndarray, world.Topic, np.random.Generator], tuple[str, float]]
+"""weights → an answer, and how it was liked, from -1 to 1"""
+
+
+@dataclass(frozen=True)
+class Logs:
+    """Histories of ROWS rows of some users."""
+
+    weights: np.ndarray
+    """(users, d) at the last row"""
+    said: np.ndarray
+    """(users, ROWS, d) rewards"""
+    liking: np.ndarray
+    """(users, ROWS)"""
+    base: np.ndarray
+    """(users, ROWS, CONTRASTS, d) rewards of the base's answers"""
+
+    def choices(self, lengths: np.ndarray, teaching: int, half_life: float | None) -> Choices:
+        """Of users with so many rows, of whom the first `teaching` take part in estimates.
+
+        Rows are a day apart; the latest of a user's are left.
+        """
+        age = np.arange(ROWS - 1.0, -1.0, -1.0)
+        user, row = np.nonzero(age < lengths[:, None])
+        answers = self.base[user, row]
+        number = np.arange(len(user)).repeat(CONTRASTS)
+        d = answers.shape[2]
+        mean, around = expected(answers.reshape(-1, d), number, user[number] < teaching)
+        return Choices(
+            user, self.said[user, row] - mean, self.liking[user, row],
+            recency(age[row], half_life), np.zeros(len(user), bool), around,
+        )  # fmt: skip
+
+
+def chosen(weights: np.ndarray, topic: world.Topic, rng: np.random.Generator) -> tuple[str, float]:
+    answers = [plain(topic, rng) for _ in range(people.CANDIDATES)]
+    return people.choose(answers, weights, rng), 1.0
+
+
+def thumbs(weights: np.ndarray, topic: world.Topic, rng: np.random.Generator) -> tuple[str, float]:
+    """An answer of the base, up or down: the likelier up, the better it is than most."""
+    text = plain(topic, rng)
+    better = people.SHARPNESS * (world.worth([text])[0] - TYPICAL) @ weights
+    return text, 1.0 if rng.random() < 1 / (1 + np.exp(-better)) else -1.0
+
+
+def stars(weights: np.ndarray, topic: world.Topic, rng: np.random.Generator) -> tuple[str, float]:
+    """An answer of the base, and one to five stars, more often four or five than one or two."""
+    text = plain(topic, rng)
+    felt = 5 * (world.worth([text])[0] - TYPICAL) @ weights + rng.normal(0.5, 0.7)
+    return text, float(np.digitize(felt, [-1.5, -0.5, 0.5, 1.5]) / 2 - 1)
+
+
+def plain(topic: world.Topic, rng: np.random.Generator) -> str:
+    return world.answer(topic, world.draw_style(rng), rng)
+
+
+TOPICS = world.topics(0)["train"]
+_rng = np.random.default_rng(0)
+TYPICAL = world.worth([plain(TOPICS[i % len(TOPICS)], _rng) for i in range(2000)]).mean(0)
+
+
+def draw_logs(
+    users: int, strangers: float, drifts: bool, writes: Writes, rng: np.random.Generator
+) -> Logs:
+    truth, texts, liking = [], [], []
+    for _ in range(users):
+        first, last = people.draw_taste(rng)[1], people.draw_taste(rng)[1]
+        for row in range(ROWS):
+            part = row / (ROWS - 1) if drifts else 1.0
+            weights = (1 - part) * first + part * last
+            if rng.random() < strangers:
+                weights = people.draw_taste(rng)[1]
+            topic = TOPICS[rng.integers(len(TOPICS))]
+            text, liked = writes(weights, topic, rng)
+            texts += [text, *(plain(topic, rng) for _ in range(CONTRASTS))]
+            liking.append(liked)
+        truth.append(last)
+    rewards = score(PARAMS.traits, [""] * len(texts), texts)
+    rewards = rewards.reshape(users, ROWS, 1 + CONTRASTS, len(NAMES))
+    return Logs(
+        np.array(truth), rewards[:, :, 0], np.reshape(liking, (users, ROWS)), rewards[:, :, 1:]
+    )
+
+
+def base_rollouts(rng: np.random.Generator) -> Ideal:
+    texts = [
+        plain(topic, rng) for topic in world.topics(0)["test"][:PROMPTS] for _ in range(SAMPLES)
+    ]
+    rewards = score(PARAMS.traits, [""] * len(texts), texts)
+    return Ideal(rewards.reshape(PROMPTS, SAMPLES, -1), PARAMS.objective.beta).condensed()
+
+
+def regret(ideal: Ideal, truth: np.ndarray, estimate: np.ndarray) -> np.ndarray:
+    """(users,) f*(w) − J_w of the policy that is best at the estimate."""
+    means, kl = ideal.policy(estimate)
+    worth = (truth * means.mean(axis=1)).sum(axis=1) - ideal.beta * kl.mean(axis=1)
+    return ideal.value(truth).mean(axis=1) - worth
+
+
+def measure(
+    logs: Logs, group: int, lengths: np.ndarray, ideal: Ideal, half_life: float | None,
+    strangers: float | None,
+) -> tuple[Chooser, list[dict[str, float]]]:  # fmt: skip
+    """One row for each length of the histories of the users beyond the group."""
+    floor, users = np.zeros(len(NAMES)), len(logs.weights)
+    others = np.arange(group, users)
+    truth = logs.weights[others]
+    taught = logs.choices(np.r_[lengths, np.zeros(len(others))], group, half_life).of(
+        np.arange(group)
+    )
+    chooser = fit_chooser(taught, group, draw_particles(floor, 0, COARSE), None, strangers)
+    prior = fit_prior(taught, group, draw_particles(floor, 0), chooser)
+    found = []
+    for rows in range(ROWS + 1):
+        own = logs.choices(np.r_[lengths, np.full(len(others), rows)], group, half_life).of(others)
+        guess = posterior(own, len(others), prior, chooser, LEVEL)
+        held = (guess.low - 1e-9 <= truth) & (truth <= guess.high + 1e-9)
+        found.append({
+            "rows": rows, "regret": regret(ideal, truth, guess.mean).mean(),
+            "covered": held.mean(), "width": (guess.high - guess.low).mean(),
+        })  # fmt: skip
+    return chooser, found
+
+
+def cases() -> list[tuple[str, float, Writes, bool, float | None, float | None]]:
+    """name, share of rows by others, how rows come to be, drift, half-life, share assumed."""
+    noisy = [
+        ("chosen" if assumed is None else "chosen, others not looked for", share, chosen, False,
+         None, assumed)
+        for share in (0.0, 0.1, 0.3) for assumed in (None, 0.0)
+    ]  # fmt: skip
+    rated = [("thumbs", 0.0, thumbs, False, None, None), ("stars", 0.0, stars, False, None, None)]
+    drifting = [
+        (f"drifting, half-life {half_life or 'none'}", 0.0, chosen, True, half_life, None)
+        for half_life in (None, 20.0, 10.0, 5.0, 2.5)
+    ]
+    return noisy + rated + drifting
+
+
+def run(seeds: int, group: int, users: int) -> list[dict[str, object]]:
+    found: dict[tuple[str, float, int], list[dict[str, float]]] = {}
+    with progress("cases", total=seeds * len(cases())) as advance:
+        for seed in range(seeds):
+            rng = np.random.default_rng([seed, 1])
+            lengths = np.where(
+                rng.random(group) < people.NO_HISTORY, 0, rng.integers(1, ROWS + 1, group)
+            )
+            ideal = base_rollouts(rng)
+            for name, share, writes, drifts, half_life, assumed in cases():
+                # The same histories where only the estimate differs.
+                own = np.random.default_rng([seed, 2])
+                logs = draw_logs(group + users, share, drifts, writes, own)
+                chooser, rows = measure(logs, group, lengths, ideal, half_life, assumed)
+                for row in rows:
+                    row |= {"scale": chooser.scale, "strangers": chooser.strangers}
+                    found.setdefault((name, share, row["rows"]), []).append(row)
+                advance(1)
+    table = []
+    for (name, share, length), rows in found.items():
+        mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+        table.append({"histories": name, "by others": share, **mean, "rows": length})
+    none = {(r["histories"], r["by others"]): r["regret"] for r in table if r["rows"] == 0}
+    most = {(r["histories"], r["by others"]): r["regret"] for r in table if r["rows"] == ROWS}
+    for row in table:
+        case = row["histories"], row["by others"]
+        row["recovered"] = (none[case] - row["regret"]) / (none[case] - most[case])
+    return table
+
+
+def show(table: list[dict[str, object]]) -> None:
+    shown = Table(*("histories", "by others", "estimated"), *(f"regret at {n}" for n in SHOWN),
+                  "5 recover", "least covered")  # fmt: skip
+    for case in dict.fromkeys((row["histories"], row["by others"]) for row in table):
+        rows = [row for row in table if (row["histories"], row["by others"]) == case]
+        cells = [f"{rows[n]['regret']:.4f} ({rows[n]['covered']:.2f})" for n in SHOWN]
+        shown.add_row(
+            case[0], f"{case[1]:g}", f"{rows[0]['strangers']:.2f}", *cells,
+            f"{rows[5]['recovered']:.2f}", f"{min(row['covered'] for row in rows):.3f}",
+        )  # fmt: skip
+    console = Console(width=170)
+    console.print(shown)
+    console.print(
+        f"Regret (share of weights within their {LEVEL:.0%} intervals), by rows of history"
+    )
+
+
+def main(quick: bool = False) -> None:
+    table = run(1, 120, 100) if quick else run(3, 230, 400)
+    show(table)
+    if quick:
+        return
+    with RESULTS.open("w", newline="") as out:
+        writer = csv.DictWriter(out, table[0], lineterminator="\n")
+        writer.writeheader()
+        for row in table:
+            writer.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,188 @@
+"""What a history says of weights: how likely its rows are under each.
+
+A row is an answer y that the user wrote, chose or rated, where the base might have said anything. A
+user of weights w writes as the policy does that is best for them at their own sharpness: with chance
+∝ π_ref(y|x) exp(scale · ℓ · w·r(x, y)), ℓ from 1 (chosen, or rated best) to -1 (rated worst), 0 for
+a rating that says nothing. So a row has the log-likelihood ratio to the base's own answers
+
+    scale ℓ w·Δ − log E exp(scale ℓ w·(r(x, y') − r̄(x))),   Δ = r(x, y) − r̄(x),
+
+with r̄(x) what the base's answers to x are worth, and the mean over its answers y'. They are few for
+each row, so r̄ leans on all rows' as far as prompts do not differ (a random effect), and the mean is
+over all rows' answers about theirs. A share of rows is by someone else, a user like the others:
+those have the chance that the prior gives, whatever w. A self-generated pair is a choice between two
+(Bradley and Terry): σ(scale · w·Δ), Δ the difference of their rewards.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+USERS_AT_ONCE = 256
+STEP = 0.05
+"""Ratings are read in steps of this."""
+SHARPNESS = np.exp(0.4 * np.sqrt(1.5) * np.array([-1.0, 0.0, 1.0]))
+"""Users differ in sharpness: three points, equally likely, of a scatter of 0.4 in its logarithm. With
+one sharpness for all, intervals of long histories held too rarely (docs/log.md)."""
+ANSWERS = 1024
+"""The base's answers that stand for all of them."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What users chose. A choice is of an answer among all, or, in a pair, over the other."""
+
+    user: np.ndarray
+    """(choices,) int, which user, from 0"""
+    difference: np.ndarray
+    """(choices, traits) rewards, less what was expected of the base; in a pair, the other's"""
+    liking: np.ndarray
+    """(choices,) from 1, chosen, to -1, disliked; 1 in a pair"""
+    weight: np.ndarray
+    """(choices,) how much each counts, at least 0"""
+    paired: np.ndarray
+    """(choices,) bool"""
+    base: np.ndarray
+    """(answers, traits) rewards of the base's own answers, less what was expected of each"""
+
+    def of(self, users: np.ndarray) -> "Choices":
+        """The choices of some users, renumbered from 0 in the order given."""
+        place = np.full(max(self.user.max(initial=-1), users.max(initial=-1)) + 1, -1)
+        place[users] = np.arange(len(users))
+        keep = place[self.user] >= 0
+        own = (self.difference, self.liking, self.weight, self.paired)
+        return Choices(place[self.user[keep]], *(part[keep] for part in own), self.base)
+
+    def evidence(self, users: int) -> np.ndarray:
+        """(users,) weighted number of choices."""
+        return np.bincount(self.user, np.abs(self.liking) * self.weight, minlength=users)
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """How users choose, alike for all of them."""
+
+    scale: float
+    """sharpness: nats per unit of w·r"""
+    strangers: float
+    """share of rows by someone else"""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A distribution of weights over a group: masses on points of the region."""
+
+    particles: np.ndarray
+    """(particles, traits) points of the region"""
+    masses: np.ndarray
+    """(particles,) positive, summing to 1"""
+
+
+def from_rating(rating: np.ndarray) -> np.ndarray:
+    """How a row was liked: 1 at rating 1 or none, 0 at ½, -1 at 0."""
+    return np.where(np.isnan(rating), 1.0, 2 * rating - 1)
+
+
+def recency(age: np.ndarray, half_life: float | None) -> np.ndarray:
+    """How much a row counts: half after each half-life; wholly where its age is not known."""
+    return np.where(np.isnan(age) | (half_life is None), 1.0, 0.5 ** (age / (half_life or 1.0)))
+
+
+def expected(
+    rewards: np.ndarray, row: np.ndarray, teaches: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the base's answers to each row's prompt are worth, and how they lie about that.
+
+    A row's mean is drawn toward the mean of all rows as far as its few answers' scatter explains
+    that it differs: the best linear prediction of a random effect, by moments, trait by trait.
+
+    Args:
+        rewards: (answers, traits) of the base's own answers.
+        row: (answers,) int, the history row that each belongs to, from 0.
+        teaches: (answers,) bool: others take no part in any estimate. Where none teaches, all do.
+
+    Returns:
+        (rows, traits) expected rewards, and (at most ANSWERS, traits) rewards of teaching answers
+        less what the others of their row let expect.
+    """
+    teaches = teaches if teaches.any() else np.ones(len(row), bool)
+    count = np.bincount(row)[:, None]
+    total = np.zeros((len(count), rewards.shape[1]))
+    np.add.at(total, row, rewards)
+    grand = rewards[teaches].mean(0) if len(rewards) else np.zeros(rewards.shape[1])
+    ratio = _ratio(rewards[teaches], row[teaches])
+
+    def lean(mean: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        return grand + (mean - grand) * answers * ratio / (answers * ratio + 1)
+
+    some = np.flatnonzero(teaches)
+    some = some[np.linspace(0, len(some) - 1, min(ANSWERS, len(some))).astype(int)]
+    others = count[row[some]] - 1
+    rest = (total[row[some]] - rewards[some]) / np.maximum(others, 1)
+    return lean(total / np.maximum(count, 1), count), rewards[some] - lean(rest, others)
+
+
+def _ratio(rewards: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """(traits,) variance between rows over that within, by the analysis of variance; at least 0."""
+    _, place, count = np.unique(row, return_inverse=True, return_counts=True)
+    answers, rows = len(row), len(count)
+    if answers <= rows or rows < 2:
+        return np.zeros(rewards.shape[1])
+    mean = np.zeros((rows, rewards.shape[1]))
+    np.add.at(mean, place, rewards / count[place, None])
+    within = ((rewards - mean[place]) ** 2).sum(0) / (answers - rows)
+    spread = (count[:, None] * (mean - rewards.mean(0)) ** 2).sum(0) / (rows - 1)
+    size = (answers - (count**2).sum() / answers) / (rows - 1)
+    between = np.maximum(spread - within, 0) / size
+    return between / np.maximum(within, 1e-12)
+
+
+def likelihoods(
+    choices: Choices, users: int, prior: Prior, chooser: Chooser
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield blocks of (user numbers, log-likelihood (users, particles)), 0 without choices."""
+    order = np.argsort(choices.user, kind="stable")
+    kinds = [order[choices.paired[order] == paired] for paired in (False, True)]
+    steps = np.round(choices.liking / STEP).astype(int)
+    levels, level = np.unique(steps, return_inverse=True)
+    scales = chooser.scale * SHARPNESS
+    partition = _partition(choices.base, prior.particles, scales[:, None] * STEP * levels)
+    for start in range(0, users, USERS_AT_ONCE):
+        some = np.arange(start, min(start + USERS_AT_ONCE, users))
+        total = np.zeros((len(scales), len(some), len(prior.particles)))
+        for paired, own in enumerate(kinds):
+            ends = np.searchsorted(choices.user[own], [some[0], some[-1] + 1])
+            rows = own[slice(*ends)]
+            taught, begins = np.unique(choices.user[rows], return_index=True)
+            worth = choices.difference[rows] @ prior.particles.T
+            for place, scale in enumerate(scales if len(rows) else ()):
+                if paired:
+                    each = -np.logaddexp(0, -scale * worth)
+                else:
+                    each = scale * STEP * steps[rows, None] * worth
+                    each -= partition[place, level[rows]]
+                    each = _mixed(each, prior.masses, chooser.strangers)
+                each *= choices.weight[rows, None]
+                total[place, taught - start] += np.add.reduceat(each, begins)
+        yield some, np.logaddexp.reduce(total) - np.log(len(scales))
+
+
+def _mixed(log: np.ndarray, masses: np.ndarray, strangers: float) -> np.ndarray:
+    """Log-likelihoods (rows, particles) where a share of the rows is by anyone of the prior's."""
+    if not strangers:
+        return log
+    own = np.exp(log, out=log)
+    other = strangers * (own @ masses)[:, None]
+    own *= 1 - strangers
+    own += other
+    return np.log(own, out=own)
+
+
+def _partition(base: np.ndarray, particles: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """(*scales, particles) log of the mean of exp(scale · w·r) over the base's answers."""
+    found = np.zeros((*scales.shape, len(particles)))
+    worth = base @ particles.T  # (answers, particles)
+    for place in np.ndindex(scales.shape) if len(base) else ():
+        found[place] = np.log(np.exp(scales[place] * worth).mean(0))
+    return found
