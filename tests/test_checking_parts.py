@@ -42,7 +42,7 @@ def test_corners_outside_w_and_corners_of_another_are_named():
 def answers(rng: np.random.Generator, policy: np.ndarray, base: np.ndarray, rewards, count: int):
     drawn = rng.choice(len(base), size=count, p=policy)
     logs = np.log(base[drawn]), np.log(policy[drawn])
-    return Answers(rewards[drawn], np.zeros(count), *logs), drawn
+    return Answers(rewards[drawn], *logs), drawn
 
 
 def test_a_mixture_sees_the_mode_that_its_member_gives_and_stays_right_where_the_member_is_poor():
@@ -70,7 +70,7 @@ def test_a_mixture_sees_the_mode_that_its_member_gives_and_stays_right_where_the
 def test_the_mean_over_prompts_its_slope_and_the_upward_estimate_fit_together():
     rng = np.random.default_rng(1)
     prompts = [rng.integers(3, size=(30, 2)) / 2 for _ in range(5)]
-    told = [Answers(rewards, *np.zeros((3, 30))) for rewards in prompts]
+    told = [Answers(rewards, *np.zeros((2, 30))) for rewards in prompts]
     split = Split(np.arange(5), {"base": told}, {})
     mixture = mixtures(split, ["base"], BETA)["base"]
     weights = rng.dirichlet(np.ones(2), size=7)

@@ -159,7 +159,7 @@ def completed(*words: str) -> list[str]:
 
 
 def test_commands_options_and_users_complete(folder):
-    assert completed("palette", "s") == ["summary", "show", "select"]
+    assert completed("palette", "s") == ["summary", "show", "stale", "select"]
     assert completed("palette", "export", "") == ["vllm", "hub", "gguf"]
     assert "--epsilon" in completed("palette", "select", "--e")
     assert completed("palette", "show", "an") == ["ann", "anton"]

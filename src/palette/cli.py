@@ -30,7 +30,6 @@ from palette.errors import PaletteError
 REPORT = Path("reports/index.html")
 METRICS = Path("reports/metrics.json")
 BEFORE, LOOK, CHOOSE, SERVE = "Before a run", "Look at a run", "Choose and certify", "Serve"
-REVIEW = "Review"
 INTERRUPTED = 130
 
 commands = typer.Typer(
@@ -186,13 +185,13 @@ def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> No
 
 
 commands.command(rich_help_panel=LOOK)(cost)
+commands.command(rich_help_panel=LOOK)(diff)
+commands.command(rich_help_panel=LOOK)(stale)
 commands.add_typer(users, name="users", rich_help_panel=BEFORE)
 commands.add_typer(traits, name="traits", rich_help_panel=BEFORE)
 commands.command(rich_help_panel=CHOOSE)(select)
 commands.command(cls=Certify, rich_help_panel=CHOOSE)(certify)
 commands.command(rich_help_panel=CHOOSE)(extend)
-commands.command(rich_help_panel=REVIEW)(diff)
-commands.command(rich_help_panel=REVIEW)(stale)
 commands.command(rich_help_panel=SERVE)(ask)
 commands.command(rich_help_panel=SERVE)(keep_routes)
 commands.add_typer(export, name="export", rich_help_panel=SERVE)

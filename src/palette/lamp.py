@@ -57,7 +57,7 @@ def task(text: object) -> str | None:
 def rows(question: Record) -> Iterator[Record | Fault]:
     """A row for every item of a question's profile; without items, one that registers the user."""
     about = {"user_id": user(question), "public": question.get("public")}
-    text = question.get("input")
+    text = question.get("input") or ""
     name = task(text)
     if name is None:
         yield Fault("input is no question of LaMP-1 to LaMP-7", question, about)

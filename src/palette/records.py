@@ -72,7 +72,9 @@ def parsed(text: str) -> Any:
 
 def _unfolded(record: Record | Fault, nested: tuple[Nested, ...]) -> Iterable[Record | Fault]:
     """The rows that a record holds; of most, itself alone."""
-    for one in nested if isinstance(record, dict) else ():
+    if isinstance(record, Fault):
+        return [record]
+    for one in nested:
         name, held = one.columns[0], record.get(one.columns[0])
         if held in (None, ""):
             continue
@@ -91,11 +93,10 @@ def _row(record: Record | Fault, names: tuple[str, ...]) -> list[str | None]:
     sound = [None if isinstance(cell, Fault) else cell for cell in cells]
     if isinstance(record, Fault):
         return [*sound, record.reason, _json(record.content)]
-    faults = [cell for cell in cells if isinstance(cell, Fault)]
-    if not faults:
-        return [*cells, None, None]
-    reason = f"{names[cells.index(faults[0])]} {faults[0].reason}"
-    return [*sound, reason, _json(record)]
+    for name, cell in zip(names, cells, strict=True):
+        if isinstance(cell, Fault):
+            return [*sound, f"{name} {cell.reason}", _json(record)]
+    return [*sound, None, None]
 
 
 def _text(value: Any) -> str | Fault | None:

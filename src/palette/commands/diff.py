@@ -22,10 +22,13 @@ def diff(
         str, typer.Option(help="URL under which this project's folder can be seen, for pictures")
     ] = "",
 ) -> None:
-    """Lay the working tree beside a commit: certificate, members, users, values, samples.
+    """Tell a reviewer, in Markdown, what changed since a commit.
 
-    Prints Markdown of at most 60,000 characters. It reads what git tracks; DVC's cache, where it has
-    both runs, tells exactly how many users were re-routed.
+    Certificate, members, users re-routed, values with intervals, and answers
+    side by side, in at most 60,000 characters. It reads what git tracks; DVC's
+    cache, where it has both runs, tells exactly how many were re-routed.
+
+    Example: palette diff main
     """
     from palette.review import history, lock
     from palette.review.markdown import document

@@ -24,7 +24,9 @@ TOGETHER = 64
 """Questions in a batch; the file of predictions is written after each."""
 
 lamp = typer.Typer(
-    help="The LaMP benchmark: answer its questions, score answers.", no_args_is_help=True
+    help="The LaMP benchmark: answer its questions, score answers.\n\n"
+    "Example: palette lamp score predictions.json outputs.json",
+    no_args_is_help=True,
 )
 
 
@@ -37,10 +39,13 @@ def answer(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="another seed draws other answers")] = 0,
 ) -> None:
-    """Answer every question as its user is served: by the routed member, with the user's edit.
+    """Answer every question as its user is served.
 
-    Answers that PREDICTIONS has already are kept, so that what was interrupted goes on; delete the
-    file to start anew.
+    By the routed member, with the user's edit. Answers that PREDICTIONS has
+    already are kept, so that what was interrupted goes on; delete the file to
+    start anew.
+
+    Example: palette lamp answer questions.json predictions.json
     """
     from palette import stage
     from palette.params_file import load
@@ -66,7 +71,12 @@ def score(
     predictions: Annotated[Path, typer.Argument(help="as `palette lamp answer` writes them")],
     outputs: Annotated[Path, typer.Argument(help="LaMP's own answers to the same questions")],
 ) -> None:
-    """Print a task's metrics: accuracy and F1, MAE and RMSE, or ROUGE-1 and ROUGE-L."""
+    """Print a task's metrics by its golds.
+
+    Accuracy and F1, MAE and RMSE, or ROUGE-1 and ROUGE-L.
+
+    Example: palette lamp score predictions.json outputs.json
+    """
     from palette.core.lamp_scores import scores
 
     task, golds = _outputs(outputs)
@@ -145,10 +155,10 @@ def _questions(path: Path) -> tuple[str, list[dict[str, Any]]]:
         isinstance(one, dict) and {"id", "input", "profile"} <= set(one) for one in found
     ):
         raise PaletteError(f"{path} is no list of LaMP questions: id, input and profile each")
-    tasks = {shapes.task(one["input"]) for one in found}
-    if len(tasks) != 1 or None in tasks:
+    task, *others = {shapes.task(one["input"]) for one in found} or {None}
+    if task is None or others:
         raise PaletteError(f"{path} does not hold the questions of one task of LaMP-1 to LaMP-7")
-    return tasks.pop()[: len("LaMP_1")], [one | {"id": str(one["id"])} for one in found]
+    return task[: len("LaMP_1")], [one | {"id": str(one["id"])} for one in found]
 
 
 def _outputs(path: Path, task: str | None = None) -> tuple[str, dict[str, str]]:

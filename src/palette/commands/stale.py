@@ -8,9 +8,12 @@ SHOWN = 4  # reasons for one stage
 
 
 def stale() -> None:
-    """Name the stages that dvc.lock no longer fits; exit with status 1 if there are any.
+    """Name the stages that dvc.lock no longer fits.
 
-    Needs git's files alone: no data, no cache, no remote.
+    Exit status 1 if there are any. Needs git's files alone: no data, no cache,
+    no remote.
+
+    Example: palette stale
     """
     from palette.review import lock
 

@@ -24,7 +24,8 @@ BINS = 12
 """Of a histogram."""
 
 commands = typer.Typer(
-    no_args_is_help=True, help="Look at the traits before anything is trained for them."
+    no_args_is_help=True,
+    help="Look at the traits before anything is trained for them.\n\nExample: palette traits check",
 )
 
 
@@ -51,10 +52,13 @@ class Tried:
 def check(
     answers: Annotated[int, typer.Option(min=2, help="how many answers to try")] = 512,
 ) -> None:
-    """Score some answers by every trait: how rewards spread, go together, and what scoring costs.
+    """Show how rewards spread, go together, and what scoring costs.
 
-    The answers are the base's rollouts of train prompts where there are any, else the sandbox's own
-    texts. Nothing is written. Exit status 1 where something is wrong with a trait, with the cure.
+    The answers are the base's rollouts of train prompts where there are any,
+    else the sandbox's own texts. Nothing is written. Exit status 1 where
+    something is wrong with a trait, with the cure.
+
+    Example: palette traits check --answers 1000
     """
     from palette import stage
     from palette.core import spread
@@ -77,9 +81,12 @@ def check(
 def calibrate(
     trait: Annotated[str, typer.Argument(help="a trait with calibrate: quantiles")],
 ) -> None:
-    """Fit once what scores of a trait mean 0 and 1, by the base's train rollouts, and freeze it.
+    """Fit once which scores of a trait mean 0 and 1, and freeze it.
 
-    The file is for git: fitted anew with other data, it would change what ε means.
+    By quantiles of the base's train rollouts. The file is for git: fitted anew
+    with other data, it would change what ε means.
+
+    Example: palette traits calibrate polite
     """
     import polars as pl
 

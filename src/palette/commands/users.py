@@ -20,7 +20,10 @@ SHOWN = 60
 LENGTHS = (1, 5, 10, 20)
 """Users are counted with at least so many rows."""
 
-users = typer.Typer(help="Histories: what would be kept of a file.", no_args_is_help=True)
+users = typer.Typer(
+    help="Histories: what would be kept of a file.\n\nExample: palette users check chats.jsonl",
+    no_args_is_help=True,
+)
 
 
 @users.callback()
@@ -32,9 +35,11 @@ def _group() -> None:
 def check(
     file: Annotated[Path, typer.Argument(help="histories, as users.file may name them")],
 ) -> None:
-    """Say what would be kept of a histories file, what would be dropped, and why; nothing is run.
+    """Say what would be kept of a file, what would be dropped, and why.
 
-    Exit status: 0 when something is kept, 1 otherwise.
+    Nothing is run. Exit status: 0 when something is kept, 1 otherwise.
+
+    Example: palette users check inputs/users/chats.jsonl
     """
     from palette.histories import read_histories, validate
 

@@ -51,8 +51,10 @@ class Choices:
         place = np.full(max(self.user.max(initial=-1), users.max(initial=-1)) + 1, -1)
         place[users] = np.arange(len(users))
         keep = place[self.user] >= 0
-        own = (self.difference, self.liking, self.weight, self.paired)
-        return Choices(place[self.user[keep]], *(part[keep] for part in own), self.base)
+        return Choices(
+            place[self.user[keep]], self.difference[keep], self.liking[keep], self.weight[keep],
+            self.paired[keep], self.base,
+        )  # fmt: skip
 
     def evidence(self, users: int) -> np.ndarray:
         """(users,) weighted number of choices."""

@@ -57,13 +57,14 @@ def _stars(answers: list[str], golds: list[str]) -> dict[str, float]:
     """An answer that is no number is as far from the gold as a number of stars can be."""
     from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
-    truth = [_number(gold) for gold in golds]
-    if None in truth:
+    truth = [number for gold in golds if (number := _number(gold)) is not None]
+    if len(truth) < len(golds):
         raise PaletteError("golds of LaMP_3 hold what is no number of stars: mend the file")
-    said = [
-        max(STARS, key=lambda star, gold=gold: abs(star - gold)) if number is None else number
-        for number, gold in zip(map(_number, answers), truth, strict=True)
-    ]
+    low, high = STARS
+    said = []
+    for number, gold in zip(map(_number, answers), truth, strict=True):
+        farthest = low if gold - low > high - gold else high
+        said.append(farthest if number is None else number)
     return {
         "MAE": float(mean_absolute_error(truth, said)),
         "RMSE": float(root_mean_squared_error(truth, said)),
