@@ -72,7 +72,7 @@ def test_no_line_of_a_help_text_is_broken_where_its_author_did_not(path):
 
 def test_the_programs_help_groups_its_commands_and_explains_how_it_ends():
     text = help_of(())
-    for panel in (cli.BEFORE, cli.LOOK, cli.CHOOSE, cli.SERVE):
+    for panel in (cli.RUN, cli.SERVE):
         assert f"─ {panel} ─" in text
     assert "─ Commands ─" not in text, "a command without a group"
     assert "Exit status: 0 fine; 1 a problem" in text

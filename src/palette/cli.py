@@ -29,7 +29,7 @@ from palette.errors import PaletteError
 
 REPORT = Path("reports/index.html")
 METRICS = Path("reports/metrics.json")
-BEFORE, LOOK, CHOOSE, SERVE = "Before a run", "Look at a run", "Choose and certify", "Serve"
+RUN, SERVE = "Before and after a run", "Choose, certify and serve"
 INTERRUPTED = 130
 
 commands = typer.Typer(
@@ -93,7 +93,7 @@ def _options(
     pass
 
 
-@commands.command(rich_help_panel=BEFORE)
+@commands.command(rich_help_panel=RUN)
 def check() -> None:
     """Validate params.yaml; nothing is run or changed.
 
@@ -105,7 +105,7 @@ def check() -> None:
     print("params.yaml: ok")
 
 
-@commands.command(rich_help_panel=BEFORE)
+@commands.command(rich_help_panel=RUN)
 def params() -> None:
     """Explain every key of params.yaml.
 
@@ -116,7 +116,7 @@ def params() -> None:
     _print_table(("key", "default", "meaning"), describe())
 
 
-@commands.command(rich_help_panel=LOOK)
+@commands.command(rich_help_panel=RUN)
 def summary() -> None:
     """Show the verdict of the last run and what each method is worth.
 
@@ -133,7 +133,7 @@ def summary() -> None:
     print(f"{'report':12} {REPORT.resolve()}")
 
 
-@commands.command(rich_help_panel=LOOK)
+@commands.command(rich_help_panel=RUN)
 def show(
     user: Annotated[
         str, typer.Argument(help="a user_id, such as u0007", autocompletion=completing.users)
@@ -184,14 +184,14 @@ def _print_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> No
     screen.console().print(shown)
 
 
-commands.command(rich_help_panel=LOOK)(cost)
-commands.command(rich_help_panel=LOOK)(diff)
-commands.command(rich_help_panel=LOOK)(stale)
-commands.add_typer(users, name="users", rich_help_panel=BEFORE)
-commands.add_typer(traits, name="traits", rich_help_panel=BEFORE)
-commands.command(rich_help_panel=CHOOSE)(select)
-commands.command(cls=Certify, rich_help_panel=CHOOSE)(certify)
-commands.command(rich_help_panel=CHOOSE)(extend)
+commands.command(rich_help_panel=RUN)(cost)
+commands.command(rich_help_panel=RUN)(diff)
+commands.command(rich_help_panel=RUN)(stale)
+commands.add_typer(users, name="users", rich_help_panel=RUN)
+commands.add_typer(traits, name="traits", rich_help_panel=RUN)
+commands.command(rich_help_panel=SERVE)(select)
+commands.command(cls=Certify, rich_help_panel=SERVE)(certify)
+commands.command(rich_help_panel=SERVE)(extend)
 commands.command(rich_help_panel=SERVE)(ask)
 commands.command(rich_help_panel=SERVE)(keep_routes)
 commands.add_typer(export, name="export", rich_help_panel=SERVE)
