@@ -23,7 +23,10 @@ NAMED = {
     "layers": "GROUP", "ccs_loss": "GROUP",
 }  # fmt: skip
 """path of a JSON object whose keys are no fields → what its keys are called"""
-JSON = ("check/params.json", "subspaces/layers.json", "plan/plan.json", "portfolio/portfolio.json")
+JSON = (
+    "check/params.json", "preferences/chooser.json", "subspaces/layers.json", "plan/plan.json",
+    "portfolio/portfolio.json",
+)  # fmt: skip
 
 
 def sections() -> dict[str, dict[str, tuple[str, str]]]:

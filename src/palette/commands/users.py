@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from palette.commands import screen
 from palette.errors import PaletteError
 
 if TYPE_CHECKING:
@@ -51,21 +52,14 @@ def check(
 
 
 def _show(found: "Validated") -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False, markup=False)
-    lines = Table.grid(padding=(0, 2))
     for label, value in (*_counts(found), *_example(found), *_doubts(found.users)):
-        lines.add_row(label, value)
-    console.print(lines)
+        print(f"{label:12} {value}")
     if found.rejected.is_empty():
         return
-    table = Table("rejected", "reason", "first row", "which says", box=box.SIMPLE_HEAD)
+    table = screen.table("rejected", "reason", "first row", "which says")
     for reason, count, row, content in _reasons(found.rejected):
         table.add_row(f"{count:,}", reason, str(row), printable(content))
-    console.print(table)
+    screen.console().print(table)
 
 
 def _counts(found: "Validated") -> list[tuple[str, str]]:
