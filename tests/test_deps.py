@@ -14,7 +14,7 @@ import pytest
 from reads import recorded
 from tiny_chain import PARAMS
 
-from palette import report, revealed, subspaces, tables, traits
+from palette import policies, report, revealed, subspaces, tables, traits
 from palette.consistency import trait_kinds
 from palette.errors import PaletteError
 from palette.params import Trait
@@ -197,7 +197,7 @@ def reads(built, tmp_path_factory) -> dict[str, set[str]]:
     """Stage, by its name in dvc.yaml → files under data/ that it read, with any params.
 
     Those of the tiny chain, and what its params and its world leave unread: texts of the method
-    `style-vector`, what is revealed of true weights; and the report.
+    `style-vector`, what is revealed of true weights, a member that is asked anew; and the report.
     """
     found = {
         CALLED.get(name, name): set(files)
@@ -224,6 +224,12 @@ def reads(built, tmp_path_factory) -> dict[str, set[str]]:
         patch.setattr(revealed, "FOLDS", 2)
         with recorded() as files:
             assert len(revealed.compare(PARAMS))
+        found["evaluation"] |= files
+        first = tables.read_json(tables.DATA / "plan" / "plan.json")["members"][0]["id"]
+        member = policies.Policy(((str(tables.DATA / "adapters" / first), 1.0),))
+        asked = tables.read("prompts").filter(split="test").head(1)
+        with recorded() as files:  # where a user has an edit on a member, evaluation asks it anew
+            policies.worth(PARAMS, [member], asked, {}, "a member")
         found["evaluation"] |= files
     return found
 
