@@ -4,7 +4,8 @@ import json
 import math
 import os
 import re
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import huggingface_hub
@@ -20,10 +21,9 @@ from palette import scores, traits
 from palette.check import TRAITS as MADE_OF
 from palette.check import main as check
 from palette.errors import PaletteError
-from palette.fanout import fan_out
 from palette.lm import templates
 from palette.lm.models import BASE
-from palette.params import Params, Runtime, Trait
+from palette.params import Params, Trait
 from palette.traits import regex, rubric, score_one
 
 PROMPTS = ["How do I clean a lamp?", "Why?", "How do I mend it?", "Why?"]
@@ -455,14 +455,11 @@ def test_scores_are_kept_a_batch_at_a_time_and_go_on_where_they_stopped(project,
     assert asked("abcdefgh") == ["ab", "cd", "ef", "gh"]
 
 
-def _score(rows: slice, own: dict[str, Trait]) -> np.ndarray:
-    return traits.score(own, PROMPTS[rows], RESPONSES[rows], "cpu")
-
-
-def test_every_kind_scores_in_workers_as_here(project, base):
-    own, halves = everything(project), [slice(0, 2), slice(2, 4)]
-    made = list(fan_out(partial(_score, own=own), halves, Runtime(workers=2), "scores"))
-    np.testing.assert_allclose(np.concatenate(made), _score(slice(None), own), atol=1e-6)
+def test_every_kind_scores_in_a_fresh_process_as_here(project, base):
+    own = everything(project)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as worker:
+        there = worker.submit(traits.score, own, PROMPTS, RESPONSES, "cpu").result()
+    np.testing.assert_allclose(there, traits.score(own, PROMPTS, RESPONSES, "cpu"), atol=1e-6)
 
 
 def test_every_kind_scores_fresh_answers_in_training(project, base):
