@@ -6,11 +6,14 @@ QUIETLY := --quiet --disable-pip-version-check --no-deps --no-compile
 # Compiled once: without it every process of a run compiles its libraries anew, for seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test check review clean
+.PHONY: run serve test check review clean
 run: .venv/ready            ## the main job: every stage that is stale, then a short table
 	@$(BIN)/palette check
 	@$(BIN)/dvc repro
 	@$(BIN)/palette summary
+
+serve: .venv/ready          ## scheduled runs: a Prefect server and a worker, until stopped
+	@$(BIN)/python -m flows.serve
 
 test: .venv/ready           ## all tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -1,6 +1,6 @@
 """Runs a command on a leash: once nobody holds the other end of its stdin, the command dies.
 
-    python leash.py COMMAND ...     # stdin is a pipe, and this process leads its own session
+    python leash.py GRACE COMMAND ...     # stdin is a pipe, and this process leads its own session
 
 So a flow run that is cancelled, interrupted or killed outright (SIGKILL leaves no time to clean
 up) takes its stage along: DVC, the shell under it and every worker process of the stage.
@@ -8,6 +8,7 @@ up) takes its stage along: DVC, the shell under it and every worker process of t
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -16,12 +17,33 @@ import time
 GRACE_SECONDS = 1.0  # between asking and killing
 
 
-def main(command: list[str]) -> int:
+def start(command: list[str], grace: float = GRACE_SECONDS, **options) -> subprocess.Popen:
+    """Put a command on a leash: it dies with all its group once the process's stdin is closed.
+
+    Args:
+        grace: seconds between asking and killing; 0 kills without asking.
+        options: for subprocess.Popen.
+    """
+    # Nothing but this file is imported: a leash must not depend on what it is there to end.
+    leash = [sys.executable, "-S", "-E", __file__, str(grace)]
+    return subprocess.Popen(
+        [*leash, *command], stdin=subprocess.PIPE, start_new_session=True, **options
+    )
+
+
+def follow() -> None:
+    """End this process and its group once nobody holds the other end of its stdin, if it is a pipe."""
+    mode = os.fstat(0).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        threading.Thread(target=_watch, args=[threading.Event(), 0.0], daemon=True).start()
+
+
+def main(grace: float, command: list[str]) -> int:
     # A handler, not SIG_IGN: being ignored would be inherited by the command.
     signal.signal(signal.SIGTERM, lambda *_: None)
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     cut = threading.Event()
-    watcher = threading.Thread(target=_watch, args=[cut], daemon=True)
+    watcher = threading.Thread(target=_watch, args=[cut, grace], daemon=True)
     watcher.start()
     status = child.wait()
     if cut.is_set():
@@ -29,14 +51,15 @@ def main(command: list[str]) -> int:
     return status if status >= 0 else 128 - status
 
 
-def _watch(cut: threading.Event) -> None:
+def _watch(cut: threading.Event, grace: float) -> None:
     while os.read(0, 1024):
         pass
     cut.set()
-    os.killpg(0, signal.SIGTERM)
-    time.sleep(GRACE_SECONDS)
+    if grace:
+        os.killpg(0, signal.SIGTERM)
+        time.sleep(grace)
     os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(float(sys.argv[1]), sys.argv[2:]))

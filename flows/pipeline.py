@@ -9,83 +9,114 @@ Completed (the stage ran), Cached (restored from the run-cache) or Skipped (noth
 
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture, wait
+from prefect import flow, get_run_logger
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
-from flows import repair
+from flows import artifacts, repair
+from flows.branch import Branch
 from flows.graph import read_stages
-from flows.reproduction import Outcome, Reproducer, StageFailed
-from palette import summary, tables
+from flows.options import Options
+from flows.reproduction import Outcome
+from flows.run import begin
+from flows.stages import CHAIN, Chain, count, run_stages
 from palette.errors import PaletteError
-from palette.params_file import load
 
-REPORT = Path("reports/index.html")
-METRICS = Path("reports/metrics.json")
-
-
-@task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
-def reproduce(stage: str, reproducer: Reproducer) -> State:
-    """Bring one stage up to date."""
-    logger = get_run_logger()
-    try:
-        outcome = reproducer.reproduce(stage, say=logger.info)
-    except StageFailed as error:
-        return Failed(message=f"{stage}: {error}")
-    return Completed(name=outcome.value, message=f"{stage}: {outcome.value}", data=outcome.value)
+Commit = Annotated[str | None, Field(description="branch on which the results are committed")]
+Push = Annotated[bool, Field(description="and pushed to origin")]
+Notify = Annotated[str | None, Field(description="notification block, as TYPE/NAME")]
 
 
-@flow(name="insights")
-def insights() -> State:
+@flow(name="insights", flow_run_name=artifacts.run_name)
+def insights(commit: Commit = None, push: Push = False, notify: Notify = None) -> State:
     """From users' histories to the base's sentences on them."""
-    return _run_stages("insights")
+    return _part("insights", Branch(Path.cwd(), commit, push), notify)
 
 
-@flow(name="subspaces")
-def subspaces() -> State:
+@flow(name="subspaces", flow_run_name=artifacts.run_name)
+def subspaces(commit: Commit = None, push: Push = False, notify: Notify = None) -> State:
     """From self-generated pairs to personal and neutral directions."""
-    return _run_stages("subspaces")
+    return _part("subspaces", Branch(Path.cwd(), commit, push), notify)
 
 
-@flow(name="adapters")
-def adapters() -> State:
+@flow(name="adapters", flow_run_name=artifacts.run_name)
+def adapters(commit: Commit = None, push: Push = False, notify: Notify = None) -> State:
     """From rollouts and rewards to the plan, and the adapters that it asks for."""
-    return _run_stages("adapters")
+    return _part("adapters", Branch(Path.cwd(), commit, push), notify)
 
 
-@flow(name="portfolio")
-def portfolio() -> State:
+@flow(name="portfolio", flow_run_name=artifacts.run_name)
+def portfolio(commit: Commit = None, push: Push = False, notify: Notify = None) -> State:
     """From adapters to the certified portfolio, a route for every user, and the report."""
-    return _run_stages("portfolio")
+    return _part("portfolio", Branch(Path.cwd(), commit, push), notify)
 
 
-@flow(name="palette")
-def pipeline(repair_rounds: Annotated[int, Field(ge=0)] = 0) -> State:
+@flow(name="palette", flow_run_name=artifacts.run_name)
+def pipeline(
+    base: Annotated[
+        str | None, Field(description="base.model; a hub id as owner/name@commit")
+    ] = None,
+    histories: Annotated[str | None, Field(description="users.file, in inputs/users/")] = None,
+    epsilon: Annotated[float | None, Field(gt=0, lt=1, description="portfolio.epsilon")] = None,
+    repair_rounds: Annotated[int, Field(ge=0)] = 0,
+    commit: Commit = None,
+    push: Push = False,
+    notify: Notify = None,
+) -> State:
     """The whole chain; ends with the verdict as an artifact.
 
     Args:
+        base, histories, epsilon: put into params.yaml; what is None stays as it is there.
         repair_rounds: how often at most, while the verdict fails, the weights that would mend it
             are added to the plan and what follows runs again. Each is one more look at certify.
+        commit: branch on which dvc.lock, reports/ and changed parameters are committed.
+        push: and it is pushed to origin.
+        notify: notification block that tells of a certificate lost and of tastes that drifted.
     """
-    try:
-        load()
-        outcomes = _chain()
-        looks: list[repair.Look] = []
-        _publish(outcomes, looks)  # it stands also where a stage of a repair fails
+    options = Options(base, histories, epsilon)
+
+    def work() -> tuple[dict[str, str], list[str]]:
+        outcomes, looks = _chain(), []
+        artifacts.publish(outcomes, looks)  # it stands also where a stage of a repair fails
         if repair_rounds:
             looks = _repair(repair_rounds, outcomes)
-            _publish(outcomes, looks)
+            artifacts.publish(outcomes, looks)
+        return outcomes, repair.conclusion(looks)
+
+    return _run(options, Branch(Path.cwd(), commit, push), notify, work)
+
+
+def _part(name: str, branch: Branch, notify: str | None) -> State:
+    """A sub-flow, as a part of the chain or by itself."""
+    if CHAIN.get() is not None:
+        try:
+            outcomes = run_stages(name)
+        except PaletteError as error:
+            return Failed(message=str(error))
+        return Completed(message=count(outcomes), data=outcomes)
+    return _run(Options(), branch, notify, lambda: (run_stages(name), []))
+
+
+def _run(
+    options: Options,
+    branch: Branch,
+    notify: str | None,
+    work: Callable[[], tuple[dict[str, str], list[str]]],
+) -> State:
+    """A run that was asked for by itself; `work` gives stage → state, and what else to say."""
+    try:
+        run = begin(options, branch, notify)
+        outcomes, said = work()
+        words = "; ".join([count(outcomes), *said])
+        words = "; ".join([words, *run.end(words)])
     except PaletteError as error:
         return Failed(message=str(error))
-    message = "; ".join([_count(outcomes), *repair.conclusion(looks)])
-    return Completed(message=message, data=outcomes)
+    return Completed(message=words, data=outcomes)
 
 
 def _repair(rounds: int, outcomes: dict[str, str]) -> list[repair.Look]:
@@ -122,54 +153,30 @@ def _chain() -> dict[str, str]:
         PaletteError: one of them failed.
     """
     outcomes: dict[str, str] = {}
-    for part in (insights, subspaces, adapters, portfolio):
-        state = part(return_state=True)
-        if not state.is_completed():
-            raise PaletteError(state.message)
-        outcomes |= state.result()
+    stages = read_stages(Path.cwd())
+    token = CHAIN.set(Chain(stages, artifacts.Progress(len(stages))))
+    try:
+        for part in (insights, subspaces, adapters, portfolio):
+            state = part(return_state=True)
+            if not state.is_completed():
+                raise PaletteError(state.message)
+            outcomes |= state.result()
+    finally:
+        CHAIN.reset(token)
     return outcomes
 
 
-def _run_stages(name: str) -> State:
-    """Run the stages of a flow, each as soon as those that it needs are done."""
-    root = Path.cwd()
-    try:
-        stages = [stage for stage in read_stages(root) if stage.flow == name]
-    except PaletteError as error:
-        return Failed(message=str(error))
-    futures: dict[str, PrefectFuture[State]] = {}
-    with Reproducer(root) as reproducer:
-        for stage in stages:
-            needs = [futures[need] for need in stage.needs if need in futures]
-            futures[stage.name] = reproduce.submit(
-                stage.name, reproducer, wait_for=needs, return_state=False
-            )
-        wait(list(futures.values()))
-    failed = [str(future.state.message) for future in futures.values() if future.state.is_failed()]
-    if failed:
-        return Failed(message="; ".join(failed))
-    outcomes = {stage: str(future.state.name) for stage, future in futures.items()}
-    return Completed(message=_count(outcomes), data=outcomes)
-
-
-def _count(outcomes: dict[str, str]) -> str:
-    names = list(outcomes.values())
-    return ", ".join(f"{names.count(name)} {name}" for name in Outcome if name in names)
-
-
-def _publish(outcomes: dict[str, str], looks: list[repair.Look]) -> None:
-    result = "\n\n".join([_result(outcomes), *repair.markdown(looks)])
-    create_markdown_artifact(result, key="palette-result", description="The verdict, and what ran")
-
-
-def _result(outcomes: dict[str, str]) -> str:
-    """The artifact: verdict, methods, what ran and where the report lies."""
-    rows = "\n".join(f"| {stage} | {outcome} |" for stage, outcome in outcomes.items())
-    verdict = summary.markdown(tables.read_json(METRICS))
-    return f"{verdict}\n\nReport: `{REPORT}`\n\n| stage | state |\n|---|---|\n{rows}\n"
-
-
 def main(
+    base: Annotated[
+        str | None,
+        typer.Option(help="Set base.model in params.yaml first; owner/name@commit for a hub id."),
+    ] = None,
+    histories: Annotated[
+        str | None, typer.Option(help="Set users.file in params.yaml first; in inputs/users/.")
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Set portfolio.epsilon in params.yaml first.")
+    ] = None,
     repair_rounds: Annotated[
         int,
         typer.Option(
@@ -178,12 +185,21 @@ def main(
             "each one more look at certify.",
         ),
     ] = 0,
+    commit: Annotated[
+        str | None,
+        typer.Option(help="Commit dvc.lock, reports/ and parameters on this other branch."),
+    ] = None,
+    push: Annotated[bool, typer.Option("--push", help="And push the branch to origin.")] = False,
 ) -> None:
     """Run the whole pipeline here; exit with status 1 and one line if it fails."""
     # Polars installs a handler that restarts system calls: Ctrl-C would not wake a waiting flow.
     signal.siginterrupt(signal.SIGINT, True)
     try:
-        state = pipeline(repair_rounds=repair_rounds, return_state=True)
+        Branch(Path.cwd(), commit, push).check()
+        Options(base, histories, epsilon).apply(Path.cwd())
+        state = pipeline(repair_rounds=repair_rounds, commit=commit, push=push, return_state=True)
+    except PaletteError as error:
+        sys.exit(f"palette: {error}")
     except KeyboardInterrupt:
         sys.exit("palette: interrupted; finished stages are kept, run the same command to go on")
     if not state.is_completed():

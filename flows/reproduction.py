@@ -24,6 +24,14 @@ class StageFailed(Exception):
     """A stage's command ended with an error; the message is its last words, on one line."""
 
 
+class StageRefused(StageFailed):
+    """A stage says what its user must do: trying again is in vain."""
+
+
+class StageStopped(StageFailed):
+    """A stage was ended since its run is."""
+
+
 class Reproducer:
     """Runs stages side by side, each as `dvc repro --single-item`; on leaving, ends those that run.
 
@@ -54,7 +62,8 @@ class Reproducer:
             say: called with every line of output while the stage runs.
 
         Raises:
-            StageFailed: DVC or the stage's command ended with an error, or was stopped.
+            StageFailed: DVC or the stage's command ended with an error, or was stopped; see its
+                subclasses.
         """
         process = self._start(stage)
         lines = []
@@ -70,7 +79,7 @@ class Reproducer:
                 _pipe(process.stdin).close()
             status = process.wait()
         if status:
-            raise StageFailed("stopped" if self._left else _last_words(lines))
+            raise StageStopped("stopped") if self._left else _failure(lines)
         return _outcome(stage, lines)
 
     def _start(self, stage: str) -> subprocess.Popen:
@@ -79,17 +88,15 @@ class Reproducer:
         command = [*dvc, "--wait-for-lock", "repro", "--single-item", stage]
         with self._lock:
             if self._left:
-                raise StageFailed("stopped")
-            process = subprocess.Popen(
-                [sys.executable, "-S", "-E", leash.__file__, *command],
+                raise StageStopped("stopped")
+            process = leash.start(
+                command,
                 cwd=self._root,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
-                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                start_new_session=True,
             )
             self._running.add(process)
         return process
@@ -110,9 +117,11 @@ def _outcome(stage: str, lines: list[str]) -> Outcome:
     return Outcome.COMPLETED
 
 
-def _last_words(lines: list[str]) -> str:
+def _failure(lines: list[str]) -> StageFailed:
     """The last line of the command, or DVC's own error where the command said nothing."""
     errors = [line for line in lines if line.startswith("ERROR:")]
     framing = ("ERROR:", "Running stage", "> ", "Stage '")
     words = [line for line in lines if not line.startswith(framing)]
-    return (words or errors or ["stopped before it said anything"])[-1].strip()
+    last = (words or errors or ["stopped before it said anything"])[-1].strip()
+    in_vain = last.startswith("palette: ") or "missing data 'source'" in last
+    return StageRefused(last) if in_vain else StageFailed(last)

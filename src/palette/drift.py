@@ -1,0 +1,81 @@
+"""Users' new rows beside those of an earlier run, and what that run's routes would cost them now."""
+
+import tempfile
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from palette import tables
+from palette.core.drift import Drift, changes, losses
+from palette.core.envelope import Planes
+from palette.errors import PaletteError
+from palette.params import Params
+from palette.params_file import load
+from palette.preferences import compare, learn_prior
+from palette.routes import read_planes
+
+PARAMS = Path("params.yaml")
+PORTFOLIO = tables.DATA / "portfolio" / "portfolio.json"
+TABLES = ("users", "histories", "contrasts", "pairs", "routes")
+NEEDED = (PARAMS, PORTFOLIO, *(tables.path(name) for name in TABLES))
+"""Files of the earlier run that it is compared by."""
+MEANING = ("traits", "objective", "weights", "preferences")
+"""Sections of params.yaml under which choices and worths mean the same."""
+ROW = ["user_id", "prompt", "response"]
+
+
+def measure(params: Params, earlier: Path) -> Drift:
+    """Compare the histories under data/ with an earlier run's.
+
+    Users count who have rows that the earlier run did not have, and were routed then.
+
+    Args:
+        earlier: a folder with the files NEEDED.
+
+    Raises:
+        PaletteError: choices mean different things in the two runs, or a file is missing.
+    """
+    then = load(earlier / PARAMS)
+    for section in MEANING:
+        if getattr(then, section) != getattr(params, section):
+            raise PaletteError(f"{section} in params.yaml is another: tastes cannot be compared")
+    histories, contrasts = tables.read("histories"), tables.read("contrasts")
+    offered = read_planes(tables.read_json(PORTFOLIO), params)
+    with chdir(earlier):
+        rows = histories.join(tables.read("histories"), on=ROW, how="anti")
+        everyone = tables.read("users").sort("user_id")
+        users = everyone.with_row_index("place").join(tables.read("routes"), on="user_id")
+        users = users.join(rows, on="user_id", how="semi").sort("user_id")
+        before = read_planes(tables.read_json(PORTFOLIO), params)
+        choices = compare(params, everyone)
+        prior = learn_prior(params, everyone, choices)
+    bearable = params.routes.hysteresis
+    if users.is_empty():
+        return Drift(0, 0.0, 0.0, 0.0, 0.0, bearable)
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        tables.write("histories", rows)
+        tables.write("contrasts", contrasts.join(rows, on=["user_id", "row"], how="semi"))
+        tables.write("pairs", tables.empty("pairs"))
+        new = compare(params, users.select(everyone.columns))
+    old = choices.of(users["place"].to_numpy().astype(np.int64))
+    change = changes(prior, old, new, len(users), params.preferences.scale)
+    served, member = _served(offered, before, users["member"])
+    lost = losses(offered, served, member, change.mean)
+    return Drift(
+        len(users),
+        float(change.probability.mean()),
+        change.log_evidence,
+        float(lost.mean()),
+        float(lost.max()),
+        bearable,
+    )
+
+
+def _served(offered: Planes, before: Planes, members: pl.Series) -> tuple[Planes, np.ndarray]:
+    """The policies that users were routed to, and which: measured as now, or as then if gone."""
+    gone = [k for k, name in enumerate(before.names) if name not in offered.names]
+    served = offered + before.take(gone)
+    places = {name: place for place, name in enumerate(served.names)}
+    return served, np.array([places[name] for name in members], dtype=int)
