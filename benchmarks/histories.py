@@ -98,19 +98,30 @@ _rng = np.random.default_rng(0)
 TYPICAL = world.worth([plain(TOPICS[i % len(TOPICS)], _rng) for i in range(2000)]).mean(0)
 
 
-def draw_logs(
-    users: int, strangers: float, drifts: bool, writes: Writes, rng: np.random.Generator
-) -> Logs:
+@dataclass(frozen=True)
+class Case:
+    name: str
+    writes: Writes = chosen
+    by_others: float = 0.0
+    """share of rows"""
+    assumed: float | None = None
+    """preferences.strangers"""
+    drifts: bool = False
+    half_life: float | None = None
+    every_length: bool = False
+
+
+def draw_logs(users: int, case: Case, rng: np.random.Generator) -> Logs:
     truth, texts, liking = [], [], []
     for _ in range(users):
         first, last = people.draw_taste(rng)[1], people.draw_taste(rng)[1]
         for row in range(ROWS):
-            part = row / (ROWS - 1) if drifts else 1.0
+            part = row / (ROWS - 1) if case.drifts else 1.0
             weights = (1 - part) * first + part * last
-            if rng.random() < strangers:
+            if rng.random() < case.by_others:
                 weights = people.draw_taste(rng)[1]
             topic = TOPICS[rng.integers(len(TOPICS))]
-            text, liked = writes(weights, topic, rng)
+            text, liked = case.writes(weights, topic, rng)
             texts += [text, *(plain(topic, rng) for _ in range(CONTRASTS))]
             liking.append(liked)
         truth.append(last)
@@ -137,20 +148,20 @@ def regret(ideal: Ideal, truth: np.ndarray, estimate: np.ndarray) -> np.ndarray:
 
 
 def measure(
-    logs: Logs, group: int, lengths: np.ndarray, ideal: Ideal, half_life: float | None,
-    strangers: float | None,
+    logs: Logs, group: int, lengths: np.ndarray, ideal: Ideal, case: Case
 ) -> tuple[Chooser, list[dict[str, float]]]:  # fmt: skip
     """One row for each length of the histories of the users beyond the group."""
+    half_life = case.half_life
     floor, users = np.zeros(len(NAMES)), len(logs.weights)
     others = np.arange(group, users)
     truth = logs.weights[others]
     taught = logs.choices(np.r_[lengths, np.zeros(len(others))], group, half_life).of(
         np.arange(group)
     )
-    chooser = fit_chooser(taught, group, draw_particles(floor, 0, COARSE), None, strangers)
+    chooser = fit_chooser(taught, group, draw_particles(floor, 0, COARSE), None, case.assumed)
     prior = fit_prior(taught, group, draw_particles(floor, 0), chooser)
     found = []
-    for rows in range(ROWS + 1):
+    for rows in range(ROWS + 1) if case.every_length else SHOWN:
         own = logs.choices(np.r_[lengths, np.full(len(others), rows)], group, half_life).of(others)
         guess = posterior(own, len(others), prior, chooser, LEVEL)
         held = (guess.low - 1e-9 <= truth) & (truth <= guess.high + 1e-9)
@@ -161,48 +172,40 @@ def measure(
     return chooser, found
 
 
-def cases() -> list[tuple[str, float, Writes, bool, float | None, float | None]]:
-    """name, share of rows by others, how rows come to be, drift, half-life, share assumed."""
-    noisy = [
-        ("chosen" if assumed is None else "chosen, others not looked for", share, chosen, False,
-         None, assumed)
-        for share in (0.0, 0.1, 0.3) for assumed in (None, 0.0)
-    ]  # fmt: skip
-    rated = [("thumbs", 0.0, thumbs, False, None, None), ("stars", 0.0, stars, False, None, None)]
-    drifting = [
-        (f"drifting, half-life {half_life or 'none'}", 0.0, chosen, True, half_life, None)
-        for half_life in (None, 20.0, 10.0, 5.0, 2.5)
-    ]
-    return noisy + rated + drifting
+CASES = [
+    *(Case("chosen", by_others=share, every_length=True) for share in (0.0, 0.1, 0.3)),
+    *(Case("chosen, others not looked for", by_others=share, assumed=0.0) for share in (0.1, 0.3)),
+    Case("thumbs", writes=thumbs),
+    Case("stars", writes=stars),
+    *(Case(f"drifting, half-life {half_life or 'none'}", drifts=True, half_life=half_life)
+      for half_life in (None, 10.0, 5.0, 2.5)),
+]  # fmt: skip
 
 
 def run(seeds: int, group: int, users: int) -> list[dict[str, object]]:
     found: dict[tuple[str, float, int], list[dict[str, float]]] = {}
-    with progress("cases", total=seeds * len(cases())) as advance:
+    with progress("cases", total=seeds * len(CASES)) as advance:
         for seed in range(seeds):
             rng = np.random.default_rng([seed, 1])
-            lengths = np.where(
-                rng.random(group) < people.NO_HISTORY, 0, rng.integers(1, ROWS + 1, group)
-            )
+            lengths = rng.integers(1, ROWS + 1, group)
+            lengths[rng.random(group) < people.NO_HISTORY] = 0
             ideal = base_rollouts(rng)
-            for name, share, writes, drifts, half_life, assumed in cases():
-                # The same histories where only the estimate differs.
-                own = np.random.default_rng([seed, 2])
-                logs = draw_logs(group + users, share, drifts, writes, own)
-                chooser, rows = measure(logs, group, lengths, ideal, half_life, assumed)
+            for case in CASES:
+                # Where only the estimate differs, histories are the same.
+                logs = draw_logs(group + users, case, np.random.default_rng([seed, 2]))
+                chooser, rows = measure(logs, group, lengths, ideal, case)
                 for row in rows:
                     row |= {"scale": chooser.scale, "strangers": chooser.strangers}
-                    found.setdefault((name, share, row["rows"]), []).append(row)
+                    found.setdefault((case.name, case.by_others, row["rows"]), []).append(row)
                 advance(1)
-    table = []
+    table: list[dict[str, object]] = []
     for (name, share, length), rows in found.items():
         mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
-        table.append({"histories": name, "by others": share, **mean, "rows": length})
-    none = {(r["histories"], r["by others"]): r["regret"] for r in table if r["rows"] == 0}
-    most = {(r["histories"], r["by others"]): r["regret"] for r in table if r["rows"] == ROWS}
-    for row in table:
-        case = row["histories"], row["by others"]
-        row["recovered"] = (none[case] - row["regret"]) / (none[case] - most[case])
+        none, most = (np.mean([r["regret"] for r in found[name, share, n]]) for n in (0, ROWS))
+        recovered = float((none - mean["regret"]) / (none - most))
+        table.append(
+            {"histories": name, "by others": share, **mean, "rows": length, "recovered": recovered}
+        )
     return table
 
 
@@ -210,11 +213,11 @@ def show(table: list[dict[str, object]]) -> None:
     shown = Table(*("histories", "by others", "estimated"), *(f"regret at {n}" for n in SHOWN),
                   "5 recover", "least covered")  # fmt: skip
     for case in dict.fromkeys((row["histories"], row["by others"]) for row in table):
-        rows = [row for row in table if (row["histories"], row["by others"]) == case]
+        rows = {row["rows"]: row for row in table if (row["histories"], row["by others"]) == case}
         cells = [f"{rows[n]['regret']:.4f} ({rows[n]['covered']:.2f})" for n in SHOWN]
         shown.add_row(
             case[0], f"{case[1]:g}", f"{rows[0]['strangers']:.2f}", *cells,
-            f"{rows[5]['recovered']:.2f}", f"{min(row['covered'] for row in rows):.3f}",
+            f"{rows[5]['recovered']:.2f}", f"{min(row['covered'] for row in rows.values()):.3f}",
         )  # fmt: skip
     console = Console(width=170)
     console.print(shown)

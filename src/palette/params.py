@@ -144,7 +144,7 @@ class Weights(Section):
 
 class Preferences(Section):
     scale: float | None = Field(
-        None, gt=0, description="sharpness of choices, nats per unit of w.r; null: estimated"
+        None, gt=0, le=30, description="sharpness of choices, nats per unit of w.r; null: estimated"
     )
     strangers: float | None = Field(
         None, ge=0, le=0.5, description="share of rows by someone else; null: estimated"

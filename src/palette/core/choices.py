@@ -20,11 +20,12 @@ from dataclasses import dataclass
 import numpy as np
 
 USERS_AT_ONCE = 256
+SINGLE = np.float32
+"""Of what is computed for each row and particle: twice as fast, and exact enough to add up."""
 STEP = 0.05
 """Ratings are read in steps of this."""
-SHARPNESS = np.exp(0.4 * np.sqrt(1.5) * np.array([-1.0, 0.0, 1.0]))
-"""Users differ in sharpness: three points, equally likely, of a scatter of 0.4 in its logarithm. With
-one sharpness for all, intervals of long histories held too rarely (docs/log.md)."""
+POINTS = np.sqrt(1.5) * np.array([-1.0, 0.0, 1.0])
+"""Of a scatter of 1, equally likely."""
 ANSWERS = 1024
 """The base's answers that stand for all of them."""
 
@@ -69,6 +70,8 @@ class Chooser:
     """sharpness: nats per unit of w·r"""
     strangers: float
     """share of rows by someone else"""
+    scatter: float = 0.0
+    """of the logarithm of sharpness over users, about that of `scale`"""
 
 
 @dataclass(frozen=True)
@@ -148,8 +151,11 @@ def likelihoods(
     kinds = [order[choices.paired[order] == paired] for paired in (False, True)]
     steps = np.round(choices.liking / STEP).astype(int)
     levels, level = np.unique(steps, return_inverse=True)
-    scales = chooser.scale * SHARPNESS
-    partition = _partition(choices.base, prior.particles, scales[:, None] * STEP * levels)
+    scatter = POINTS * chooser.scatter if chooser.scatter else np.zeros(1)
+    scales = (chooser.scale * np.exp(scatter)).astype(SINGLE)
+    particles, masses = prior.particles.astype(SINGLE), prior.masses.astype(SINGLE)
+    difference, weight = choices.difference.astype(SINGLE), choices.weight.astype(SINGLE)
+    partition = _partition(choices.base.astype(SINGLE), particles, np.outer(scales, STEP * levels))
     for start in range(0, users, USERS_AT_ONCE):
         some = np.arange(start, min(start + USERS_AT_ONCE, users))
         total = np.zeros((len(scales), len(some), len(prior.particles)))
@@ -157,15 +163,15 @@ def likelihoods(
             ends = np.searchsorted(choices.user[own], [some[0], some[-1] + 1])
             rows = own[slice(*ends)]
             taught, begins = np.unique(choices.user[rows], return_index=True)
-            worth = choices.difference[rows] @ prior.particles.T
+            worth = difference[rows] @ particles.T
             for place, scale in enumerate(scales if len(rows) else ()):
                 if paired:
                     each = -np.logaddexp(0, -scale * worth)
                 else:
-                    each = scale * STEP * steps[rows, None] * worth
+                    each = (scale * STEP * steps[rows, None]).astype(SINGLE) * worth
                     each -= partition[place, level[rows]]
-                    each = _mixed(each, prior.masses, chooser.strangers)
-                each *= choices.weight[rows, None]
+                    each = _mixed(each, masses, chooser.strangers)
+                each *= weight[rows, None]
                 total[place, taught - start] += np.add.reduceat(each, begins)
         yield some, np.logaddexp.reduce(total) - np.log(len(scales))
 
@@ -175,16 +181,16 @@ def _mixed(log: np.ndarray, masses: np.ndarray, strangers: float) -> np.ndarray:
     if not strangers:
         return log
     own = np.exp(log, out=log)
-    other = strangers * (own @ masses)[:, None]
-    own *= 1 - strangers
+    other = SINGLE(strangers) * (own @ masses)[:, None]
+    own *= SINGLE(1 - strangers)
     own += other
     return np.log(own, out=own)
 
 
 def _partition(base: np.ndarray, particles: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """(*scales, particles) log of the mean of exp(scale · w·r) over the base's answers."""
-    found = np.zeros((*scales.shape, len(particles)))
+    found = np.zeros((*scales.shape, len(particles)), SINGLE)
     worth = base @ particles.T  # (answers, particles)
     for place in np.ndindex(scales.shape) if len(base) else ():
-        found[place] = np.log(np.exp(scales[place] * worth).mean(0))
+        found[place] = np.log(np.exp(SINGLE(scales[place]) * worth).mean(0))
     return found

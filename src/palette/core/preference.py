@@ -34,10 +34,15 @@ GLANCE = 25, 2
 """The same while a chooser is looked for."""
 NEWCOMER = 0.05
 """Share of the prior that lies evenly on all particles: tastes that the group has not shown yet."""
-SCALES, SCALE, SCATTER = (0.5, 50.0), 5.0, 0.5
+SCALES, SCALE, DOUBT = (0.5, 30.0), 5.0, 0.5
 """Of the sharpness: what it may be, and its prior, log-normal about SCALE."""
-STRANGERS, FEW = (0.0, 0.5), 0.1
+SCATTER = 0.4
+"""Of the logarithm of sharpness over users. With one sharpness for all, intervals of long histories
+hold too rarely; it is left out where strangers are looked for, since it would explain them away."""
+STRANGERS, FEW = (0.0, 0.5), 0.2
 """Of the share of others' rows: what it may be, and the mean of its prior, exponential."""
+CLOSE = 0.03
+"""To which the log of the sharpness, and the share, are found."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def fit_chooser(
     def plausible(log: float, share: float) -> float:
         chooser = Chooser(np.exp(log), share)
         _, marginal = _fit(choices, users, particles, bumps, chooser, *GLANCE)
-        return marginal - ((log - np.log(SCALE)) / SCATTER) ** 2 / 2 - share / FEW
+        return marginal - ((log - np.log(SCALE)) / DOUBT) ** 2 / 2 - share / FEW
 
     log, share = np.log(scale or SCALE), FEW if strangers is None else strangers
     for _ in range(2):  # the two hardly depend on each other
@@ -90,11 +95,11 @@ def fit_chooser(
             log = _best(partial(plausible, share=share), *np.log(SCALES))
         if strangers is None:
             share = _best(partial(plausible, log), *STRANGERS)
-    return Chooser(scale or float(np.exp(log)), share)
+    return Chooser(scale or float(np.exp(log)), share, SCATTER)
 
 
 def _best(worth: Callable[[float], float], low: float, high: float) -> float:
-    found = minimize_scalar(lambda x: -worth(x), bounds=(low, high), options={"xatol": 0.02})
+    found = minimize_scalar(lambda x: -worth(x), bounds=(low, high), options={"xatol": CLOSE})
     return float(found.x)
 
 
