@@ -134,7 +134,7 @@ def _leashed(command: list[str], grace: float, **options) -> Iterator[subprocess
     try:
         yield process
     finally:
-        process.stdin.close()
+        leash.let_go(process)
         process.wait()
         # A command that ended by itself may have left some of its own behind.
         with suppress(ProcessLookupError):
