@@ -149,7 +149,7 @@ def _fetch(clone: Path) -> None:
         except PaletteError:
             if trial == FETCHES - 1:
                 raise
-            time.sleep(PAUSE * random.uniform(1, 2) ** (trial + 1))
+            time.sleep(PAUSE * (trial + 1) * random.uniform(1, 2))
 
 
 def _restore_artifacts(clone: Path) -> None:

@@ -28,6 +28,8 @@ from prefect.workers.process import ProcessWorker
 from palette.errors import PaletteError
 
 POOL = "palette"
+HOME = Path(".palette/prefect")
+"""Database, logs and slots of a server of our own."""
 LOCAL = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
 ANSWER_SECONDS = 10  # for a health check, until it counts as none
 START_SECONDS = 300  # ten on an idle machine; a first start makes the database
@@ -39,6 +41,12 @@ class Server:
 
     url: str
     running: bool
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables for whoever talks to it; nothing of a server of our own is outside the project."""
+        home = {} if self.running else {"PREFECT_HOME": str(HOME.absolute())}
+        return os.environ | home | {"PREFECT_API_URL": self.url}
 
     @property
     def ui(self) -> str:
@@ -83,7 +91,7 @@ class Server:
         done = subprocess.run(
             [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
             cwd=root,
-            env=os.environ | {"PREFECT_API_URL": self.url},
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
