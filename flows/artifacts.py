@@ -1,6 +1,8 @@
 """What the UI shows of a run: its name, how far it is, the verdict with the methods, and links."""
 
 from pathlib import Path
+from typing import cast
+from uuid import UUID
 
 from prefect.artifacts import (
     create_markdown_artifact,
@@ -42,7 +44,8 @@ class Progress:
 
     def __init__(self, total: int) -> None:
         self._done, self._total = 0, total
-        self._artifact = create_progress_artifact(0.0, key=PROGRESS, description=self._words())
+        made = create_progress_artifact(0.0, key=PROGRESS, description=self._words())
+        self._artifact = cast(UUID, made)  # Prefect's functions are coroutines in coroutines alone
 
     def step(self, stage: str, state: str) -> None:
         """A stage is done, in the state so named."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from flows.clone import MADE, checkout_of
+from flows.clone import MADE, is_clone
 from flows.git import git, holds, resolve
 from palette.errors import PaletteError
 
@@ -66,12 +66,12 @@ class Branch:
         Raises:
             PaletteError: both the branch and what the clone follows have changed them.
         """
-        if self.name is None or checkout_of(self.root) is None:
+        if self.name is None or not is_clone(self.root):
             return
-        self._fetch()
+        self._fetch(self.name)
         if (tip := self._tip()) is None:
             return
-        here = resolve(self.root, "HEAD")
+        here = git(self.root, "rev-parse", "HEAD")
         before = git(self.root, "merge-base", tip, here)
         for path in ASKED:
             theirs, ours, old = (resolve(self.root, f"{rev}:{path}") for rev in (here, tip, before))
@@ -97,9 +97,9 @@ class Branch:
         Raises:
             PaletteError: git refuses.
         """
-        if self.name is None and checkout_of(self.root) is None:
+        if self.name is None and not is_clone(self.root):
             return None
-        tip, head = self._tip(), resolve(self.root, "HEAD")
+        tip, head = self._tip(), git(self.root, "rev-parse", "HEAD")
         tree = self._tree(head)
         if not self._changed(tip or head, tree):
             said = f"nothing has changed on branch '{self.name}'"
@@ -123,18 +123,17 @@ class Branch:
     def _checked_out(self) -> bool:
         return git(self.root, "symbolic-ref", "HEAD") == f"refs/heads/{self.name}"
 
-    def _fetch(self) -> None:
+    def _fetch(self, name: str) -> None:
         """Where others have gone on with the branch, so do we."""
-        name = f"refs/heads/{self.name}"
-        if not git(self.root, "ls-remote", "origin", name):
+        if not git(self.root, "ls-remote", "origin", f"refs/heads/{name}"):
             return
-        git(self.root, "fetch", "--quiet", "origin", name)
-        theirs, ours = resolve(self.root, "FETCH_HEAD"), self._tip()
+        git(self.root, "fetch", "--quiet", "origin", f"refs/heads/{name}")
+        theirs, ours = git(self.root, "rev-parse", "FETCH_HEAD"), self._tip()
         if ours is None or self._within(ours, theirs):
-            git(self.root, "branch", "--force", "--no-track", self.name, theirs)
+            git(self.root, "branch", "--force", "--no-track", name, theirs)
         elif not self._within(theirs, ours):
             raise PaletteError(
-                f"branch '{self.name}' has gone two ways, {ours[:10]} here and {theirs[:10]} at "
+                f"branch '{name}' has gone two ways, {ours[:10]} here and {theirs[:10]} at "
                 "origin: delete it in one place, or name another branch"
             )
 
@@ -161,8 +160,8 @@ class Branch:
         names = git(self.root, "diff", "--name-only", old, tree, "--", *RESULTS).splitlines()
         if names != ["dvc.lock"]:
             return bool(names)
-        locks = [resolve(self.root, f"{place}:dvc.lock") for place in (old, tree)]
-        if None in locks:
+        if resolve(self.root, f"{old}:dvc.lock") is None:
             return True
-        first, second = (yaml.safe_load(git(self.root, "cat-file", "blob", lock)) for lock in locks)
+        locks = (git(self.root, "show", f"{place}:dvc.lock") for place in (old, tree))
+        first, second = map(yaml.safe_load, locks)
         return first != second

@@ -21,6 +21,8 @@ from palette.params import Params
 PLACE = Path(".palette/clone")
 MADE = ("dvc.lock", "reports")
 """What a run makes of files that git tracks."""
+CHECKOUT = "palette.checkout"
+"""Key of a clone's git configuration."""
 REFUSAL = "PALETTE_REFUSAL"
 """Environment variable: why a run in the clone must not begin; its flow says so."""
 OCCUPIED: dict[Path, int] = {}
@@ -47,7 +49,7 @@ def make(checkout: Path, source: str) -> Path:
         git(part, "checkout", "--quiet", "--detach")
         part.rename(clone)
     git(clone, "remote", "set-url", "origin", source)
-    git(clone, "config", "palette.checkout", str(checkout))
+    git(clone, "config", CHECKOUT, str(checkout))
     git(clone, "config", "user.name", "palette")
     git(clone, "config", "user.email", "palette@localhost")
     _share_cache(checkout, clone)
@@ -55,11 +57,14 @@ def make(checkout: Path, source: str) -> Path:
     return clone
 
 
-def checkout_of(root: Path) -> Path | None:
-    """The checkout that a clone was made for; None where `root` is no clone of a worker."""
-    if not holds(root, "config", "--local", "palette.checkout"):
-        return None
-    return Path(git(root, "config", "--local", "palette.checkout"))
+def is_clone(root: Path) -> bool:
+    """Whether a folder is a worker's clone, which runs may change as they need."""
+    return holds(root, "config", "--local", CHECKOUT)
+
+
+def checkout_of(clone: Path) -> Path:
+    """The checkout that a clone was made for."""
+    return Path(git(clone, "config", "--local", CHECKOUT))
 
 
 def enter() -> dict[str, str]:
@@ -96,7 +101,7 @@ def refresh(clone: Path) -> None:
         PaletteError: the source cannot be reached, or needs another environment than .venv.
     """
     _fetch(clone)
-    here, tip = (resolve(clone, name) for name in ("HEAD", "FETCH_HEAD"))
+    here, tip = (git(clone, "rev-parse", name) for name in ("HEAD", "FETCH_HEAD"))
     same = resolve(clone, f"{here}:dvc.lock") == resolve(clone, f"{tip}:dvc.lock")
     kept = [f":(exclude){name}" for name in MADE] if same else []
     git(clone, "restore", "--source", tip, "--staged", "--worktree", "--", ".", *kept)
@@ -144,7 +149,7 @@ def _fetch(clone: Path) -> None:
         except PaletteError:
             if trial == FETCHES - 1:
                 raise
-            time.sleep(PAUSE * random.uniform(1, 2) ** (trial + 1))
+            time.sleep(PAUSE * (trial + 1) * random.uniform(1, 2))
 
 
 def _restore_artifacts(clone: Path) -> None:

@@ -31,6 +31,12 @@ def start(command: list[str], grace: float = GRACE_SECONDS, **options) -> subpro
     )
 
 
+def let_go(process: subprocess.Popen) -> None:
+    """End what `start` has put on a leash; it may have ended already."""
+    assert process.stdin is not None
+    process.stdin.close()
+
+
 def follow() -> None:
     """End this process and its group once nobody holds the other end of its stdin, if it is a pipe."""
     mode = os.fstat(0).st_mode

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from flows.clone import bring, checkout_of
+from flows.clone import bring, is_clone
 from palette.errors import PaletteError
 from palette.params import Params
 from palette.params_edit import set_value
@@ -57,7 +57,7 @@ class Options:
                 params = load(trial)
             except PaletteError as error:
                 raise PaletteError(str(error).replace(str(trial), str(PARAMS))) from None
-            if checkout_of(root) is not None:
+            if is_clone(root):
                 bring(root, params)
             self._check_named(root, params)
             before, after = file.read_bytes(), trial.read_bytes()
@@ -69,7 +69,7 @@ class Options:
         return _changes(yaml.safe_load(before), yaml.safe_load(after), self.edits())
 
     def _check_named(self, root: Path, params: Params) -> None:
-        if self.histories is not None and not (root / params.users.file).is_file():
+        if self.histories is not None and not (root / self.histories).is_file():
             raise PaletteError(f"histories is '{self.histories}', and there is no such file")
         if self.base not in (None, "sandbox"):
             from palette.base import reference

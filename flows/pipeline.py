@@ -81,7 +81,8 @@ def pipeline(
     options = Options(base, histories, epsilon)
 
     def work() -> tuple[dict[str, str], list[str]]:
-        outcomes, looks = _chain(), []
+        outcomes = _chain()
+        looks: list[repair.Look] = []
         artifacts.publish(outcomes, looks)  # it stands also where a stage of a repair fails
         if repair_rounds:
             looks = _repair(repair_rounds, outcomes)

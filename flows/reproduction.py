@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import IO
 
 from flows import leash
 
@@ -52,7 +51,7 @@ class Reproducer:
         with self._lock:
             self._left = True
             for process in self._running:
-                _pipe(process.stdin).close()
+                leash.let_go(process)
 
     def reproduce(self, stage: str, say: Callable[[str], None]) -> Outcome:
         """Bring one stage up to date, its upstreams being so already.
@@ -68,7 +67,8 @@ class Reproducer:
         process = self._start(stage)
         lines = []
         try:
-            for line in _pipe(process.stdout):
+            assert process.stdout is not None
+            for line in process.stdout:
                 if text := line.rstrip():
                     lines.append(text)
                     say(text)
@@ -76,7 +76,7 @@ class Reproducer:
             # The process is still alive only if `say` raised: letting go of its leash ends it.
             with self._lock:
                 self._running.discard(process)
-                _pipe(process.stdin).close()
+                leash.let_go(process)
             status = process.wait()
         if status:
             raise StageStopped("stopped") if self._left else _failure(lines)
@@ -100,12 +100,6 @@ class Reproducer:
             )
             self._running.add(process)
         return process
-
-
-def _pipe(end: IO[str] | None) -> IO[str]:
-    """Every process here has both."""
-    assert end is not None
-    return end
 
 
 def _outcome(stage: str, lines: list[str]) -> Outcome:

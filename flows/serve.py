@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from filelock import FileLock, Timeout
@@ -23,7 +23,9 @@ from filelock import FileLock, Timeout
 from flows import clone, leash
 from palette.errors import PaletteError
 
-HOME = Path(".palette/prefect")
+if TYPE_CHECKING:
+    from flows.server import Server
+
 LOCK = Path(".palette/serve.lock")
 LOOK_SECONDS = 1.0
 
@@ -55,8 +57,8 @@ def serve(root: Path, source: str | None) -> None:
     Raises:
         PaletteError: something cannot be started, or has ended by itself.
     """
-    # Prefect takes its settings from the environment as it is when it is imported.
-    from flows.server import find
+    # Prefect takes seconds to import: help, and a second start, do without.
+    from flows.server import HOME, find
 
     LOCK.parent.mkdir(exist_ok=True)
     with ExitStack() as stack:
@@ -69,14 +71,14 @@ def serve(root: Path, source: str | None) -> None:
         running = {}
         if not server.running:
             _say(f"starting a Prefect server, which keeps its database in {HOME}")
-            running["server"] = stack.enter_context(_server(root, server.address))
+            running["server"] = stack.enter_context(_server(server))
             if not server.wait(running["server"]):
                 raise PaletteError(
                     f"the Prefect server did not start; {HOME / 'server.log'} says why"
                 )
         resumed = server.welcome()
         server.deploy(root)
-        running["worker"] = stack.enter_context(_worker(here, server.url))
+        running["worker"] = stack.enter_context(_worker(server, here))
         if resumed:
             _say(f"{resumed} unfinished runs go on")
         _say(f"serving at {server.ui}, runs in {here}; Ctrl-C stops all of it")
@@ -84,22 +86,18 @@ def serve(root: Path, source: str | None) -> None:
 
 
 @contextmanager
-def _server(root: Path, address: tuple[str, int]) -> Iterator[subprocess.Popen]:
-    home = root / HOME
-    home.mkdir(parents=True, exist_ok=True)
-    host, port = address
-    environment = os.environ | {
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_URL": f"http://{host}:{port}/api",
-        # Kept in files, slots that are taken are known after a restart.
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
-            "prefect.server.concurrency.lease_storage.filesystem"
-        ),
-    }
+def _server(server: "Server") -> Iterator[subprocess.Popen]:
+    from flows.server import HOME
+
+    HOME.mkdir(parents=True, exist_ok=True)
+    host, port = server.address
+    # Kept in files, slots that are taken are known after a restart.
+    leases = "prefect.server.concurrency.lease_storage.filesystem"
+    environment = server.environment | {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": leases}
     command = [sys.executable, "-m", "prefect", "server", "start"]
     options = ["--host", host, "--port", str(port)]
     with (
-        (home / "server.log").open("ab") as log,
+        (HOME / "server.log").open("ab") as log,
         _leashed(
             [*command, *options],
             leash.GRACE_SECONDS,
@@ -111,13 +109,12 @@ def _server(root: Path, address: tuple[str, int]) -> Iterator[subprocess.Popen]:
         yield process
 
 
-def _worker(here: Path, url: str) -> AbstractContextManager[subprocess.Popen]:
+def _worker(server: "Server", here: Path) -> AbstractContextManager[subprocess.Popen]:
     from flows.server import POOL
 
     paths = [str(here / "src"), str(here), os.environ.get("PYTHONPATH", "")]
     programs = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-    environment = os.environ | {
-        "PREFECT_API_URL": url,
+    environment = server.environment | {
         "PALETTE_CLONE": str(here),
         # The environment has the checkout's modules; those of the clone come before them.
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
@@ -134,7 +131,7 @@ def _leashed(command: list[str], grace: float, **options) -> Iterator[subprocess
     try:
         yield process
     finally:
-        process.stdin.close()
+        leash.let_go(process)
         process.wait()
         # A command that ended by itself may have left some of its own behind.
         with suppress(ProcessLookupError):

@@ -14,7 +14,7 @@ import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter, WorkPoolFilter
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
@@ -22,12 +22,14 @@ from prefect.settings import (
     PREFECT_SERVER_API_PORT,
     temporary_settings,
 )
-from prefect.states import Cancelled, Crashed, Scheduled
+from prefect.states import Cancelled, Crashed, Scheduled, State
 from prefect.workers.process import ProcessWorker
 
 from palette.errors import PaletteError
 
 POOL = "palette"
+HOME = Path(".palette/prefect")
+"""Database, logs and slots of a server of our own."""
 LOCAL = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
 ANSWER_SECONDS = 10  # for a health check, until it counts as none
 START_SECONDS = 300  # ten on an idle machine; a first start makes the database
@@ -41,13 +43,19 @@ class Server:
     running: bool
 
     @property
+    def environment(self) -> dict[str, str]:
+        """Variables for whoever talks to it; nothing of a server of our own is outside the project."""
+        home = {} if self.running else {"PREFECT_HOME": str(HOME.absolute())}
+        return os.environ | home | {"PREFECT_API_URL": self.url}
+
+    @property
     def ui(self) -> str:
         return self.url.removesuffix("/api")
 
     @property
     def address(self) -> tuple[str, int]:
         parts = urlsplit(self.url)
-        return parts.hostname, parts.port or {"http": 80, "https": 443}[parts.scheme]
+        return parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme]
 
     def wait(self, process: subprocess.Popen) -> bool:
         """Until the server that this process starts answers; False if it ends before."""
@@ -72,21 +80,7 @@ class Server:
                 name=POOL, type="process", base_job_template=template, concurrency_limit=1
             )
             client.create_work_pool(pool, overwrite=True)
-            unfinished = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
-            runs = client.read_flow_runs(
-                flow_run_filter=FlowRunFilter(state={"type": {"any_": unfinished}}),
-                work_pool_filter=WorkPoolFilter(name={"any_": [POOL]}),
-            )
-            lost = [run for run in runs if not _alive(run.infrastructure_pid)]
-            for run in lost:
-                state = Scheduled(
-                    name="AwaitingRetry", message="its worker was stopped; it goes on"
-                )
-                if run.state.is_cancelling():
-                    state = Cancelled(message="its worker was stopped before it could be cancelled")
-                client.set_flow_run_state(run.id, state, force=True)
-                _bury_stages(client, run.id)
-        return sum(not run.state.is_cancelling() for run in lost)
+            return sum(_go_on(client, run) for run in _lost(client))
 
     def deploy(self, root: Path) -> None:
         """Create or update the deployments of prefect.yaml.
@@ -97,7 +91,7 @@ class Server:
         done = subprocess.run(
             [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
             cwd=root,
-            env=os.environ | {"PREFECT_API_URL": self.url},
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -136,15 +130,36 @@ def find() -> Server:
     return server
 
 
+def _lost(client: SyncPrefectClient) -> list[FlowRun]:
+    """Runs that are not done and have no process: their worker was killed."""
+    unfinished = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+    runs = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(state={"type": {"any_": unfinished}}),
+        work_pool_filter=WorkPoolFilter(name={"any_": [POOL]}),
+    )
+    return [run for run in runs if not _alive(run.infrastructure_pid)]
+
+
+def _go_on(client: SyncPrefectClient, run: FlowRun) -> bool:
+    """Schedule a lost run again, unless it was to be cancelled: whether it goes on."""
+    goes_on = run.state_type != StateType.CANCELLING
+    state: State[None] = Cancelled(message="its worker was stopped, and it with it")
+    if goes_on:
+        state = Scheduled(name="AwaitingRetry", message="its worker was stopped; it goes on")
+    client.set_flow_run_state(run.id, state, force=True)
+    _bury_stages(client, run.id)
+    return goes_on
+
+
 def _bury_stages(client: SyncPrefectClient, run: UUID) -> None:
     """The stages of a run that was killed did not end, and nobody else will ever say so."""
     running = TaskRunFilter(state={"type": {"any_": [StateType.RUNNING]}})
     own, inside = (FlowRunFilter(**{key: {"any_": [run]}}) for key in ("id", "parent_flow_run_id"))
     for where in (own, inside):
         for found in client.read_task_runs(flow_run_filter=where, task_run_filter=running):
-            if found.state.state_details.child_flow_run_id is None:  # a sub-flow goes on
-                state = Crashed(message="its worker was stopped")
-                client.set_task_run_state(found.id, state, force=True)
+            if found.state and found.state.state_details.child_flow_run_id is None:
+                state: State[None] = Crashed(message="its worker was stopped")
+                client.set_task_run_state(found.id, state, force=True)  # but a sub-flow goes on
 
 
 def _answers(url: str) -> bool:

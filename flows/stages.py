@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import as_completed
+from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed, Failed, State
 
 from flows.artifacts import Progress
@@ -14,7 +14,7 @@ from flows.graph import Stage, read_stages
 from flows.reproduction import Outcome, Reproducer, StageFailed, StageRefused, StageStopped
 from palette.errors import PaletteError
 
-RETRY_SECONDS, JITTER = [3, 30], 0.5
+RETRY_SECONDS, JITTER = [3.0, 30.0], 0.5
 FAILED = "Failed"
 NAMES = {StageRefused: "Refused", StageStopped: "Stopped"}
 """What the state of a task's run is called where trying again would be in vain."""
@@ -63,19 +63,21 @@ def run_stages(name: str) -> dict[str, str]:
     stages = chain.stages if chain else read_stages(root)
     stages = [stage for stage in stages if stage.flow == name]
     progress = chain.progress if chain else Progress(len(stages))
-    futures = {}
+    futures: dict[str, PrefectFuture[State]] = {}
     with Reproducer(root) as reproducer:
         for stage in stages:
             needs = [futures[need] for need in stage.needs if need in futures]
-            futures[stage.name] = reproduce.submit(stage.name, reproducer, wait_for=needs)
+            futures[stage.name] = reproduce.submit(
+                stage.name, reproducer, wait_for=needs, return_state=False
+            )
         names = {future: stage for stage, future in futures.items()}
         for future in as_completed(list(futures.values())):
             future.wait()  # or its state would be the one that the server has heard of
-            progress.step(names[future], future.state.name)
-    failed = [future.state.message for future in futures.values() if future.state.is_failed()]
+            progress.step(names[future], str(future.state.name))
+    failed = [str(future.state.message) for future in futures.values() if future.state.is_failed()]
     if failed:
         raise PaletteError("; ".join(failed))
-    return {stage: future.state.name for stage, future in futures.items()}
+    return {stage: str(future.state.name) for stage, future in futures.items()}
 
 
 def count(outcomes: dict[str, str]) -> str:

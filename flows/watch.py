@@ -4,8 +4,9 @@ Each is an event that automations may react to, a line in an artifact and, where
 notification block, a message.
 """
 
+import asyncio
+import inspect
 import json
-import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,6 @@ from prefect.runtime import flow_run
 from flows.artifacts import METRICS, WATCH
 from flows.git import git, resolve
 from palette import summary, tables
-from palette.core.drift import Drift
 from palette.errors import PaletteError
 from palette.params import Params
 
@@ -67,13 +67,12 @@ def watch(
     """
     if revision is None:
         return []
-    stopped = _certificate(root, revision)
+    found = [_certificate(root, revision)]
     try:
-        drift = _drift(root, revision, params)
-        found = [stopped, _drifted(drift)]
-        table = _table(drift)
+        drifted, table = _tastes(root, revision, params)
+        found.append(drifted)
     except PaletteError as error:
-        found, table = [stopped], f"Tastes were not compared: {error}"
+        table = f"Tastes were not compared: {error}"
     findings = [finding for finding in found if finding]
     for finding in findings:
         _tell(finding, revision, block)
@@ -99,13 +98,13 @@ def _certificate(root: Path, revision: str) -> Finding | None:
     return Finding(STOPPED, f"the certificate stopped passing: ε certified {verdict}")
 
 
-def _drift(root: Path, revision: str, params: Params) -> Drift | None:
-    """None where the users' histories are those of the run before.
+def _tastes(root: Path, revision: str, params: Params) -> tuple[Finding | None, str]:
+    """What is found of the users' tastes, and a table of it.
 
     Raises:
         PaletteError: the runs cannot be compared.
     """
-    from palette.drift import NEEDED, measure
+    from palette import drift
 
     if params.routes.previous:
         # Users are held to routes that were kept long ago, perhaps: what matters is since then.
@@ -118,10 +117,13 @@ def _drift(root: Path, revision: str, params: Params) -> Drift | None:
     if resolve(root, f"{revision}:dvc.lock") is None:
         raise PaletteError(f"{revision[:10]} has no dvc.lock")
     if now == _hash(git(root, "show", f"{revision}:dvc.lock")):
-        return None
+        return None, "No user has new rows."
     with tempfile.TemporaryDirectory() as folder:
-        _fetch(root, revision, NEEDED, Path(folder))
-        return measure(params, Path(folder))
+        _fetch(root, revision, drift.NEEDED, Path(folder))
+        found = drift.measure(params, Path(folder))
+    rows = [f"| {label} | {value} |" for label, value in drift.lines(found)]
+    table = "\n".join(["| tastes | |", "|---|---|", *rows])
+    return Finding(DRIFTED, drift.sentence(found)) if found.drifted else None, table
 
 
 def _fetch(root: Path, revision: str, files: tuple[Path, ...], folder: Path) -> None:
@@ -145,32 +147,6 @@ def _hash(lock: str) -> str | None:
     return outs.get(str(tables.path("histories")))
 
 
-def _drifted(drift: Drift | None) -> Finding | None:
-    if drift is None or not drift.drifted:
-        return None
-    return Finding(
-        DRIFTED,
-        f"the users' tastes have drifted: of {drift.users:,} with new rows, {drift.changed:.0%} "
-        f"like something else than when they were routed, and staying with their routes costs "
-        f"{drift.loss:.3f} on average",
-    )
-
-
-def _table(drift: Drift | None) -> str:
-    if drift is None:
-        return "No user has new rows."
-    rows = {
-        "users with new rows, who were routed then": f"{drift.users:,}",
-        "of them, expected to like something else now": f"{drift.changed:.1%}",
-        "evidence that any do (believed from 100)": f"{math.exp(min(drift.log_evidence, 700)):.3g}",
-        "loss of staying with the old routes, mean": f"{drift.loss:.4f}",
-        "the same, at worst": f"{drift.worst:.4f}",
-        "mean loss that is borne (routes.hysteresis)": f"{drift.bearable:.4f}",
-    }
-    lines = [f"| {name} | {value} |" for name, value in rows.items()]
-    return "\n".join(["| tastes | |", "|---|---|", *lines])
-
-
 def _tell(finding: Finding, revision: str, block: NotificationBlock | None) -> None:
     logger = get_run_logger()
     logger.warning(finding.words)
@@ -182,6 +158,8 @@ def _tell(finding: Finding, revision: str, block: NotificationBlock | None) -> N
     if block is None:
         return
     try:
-        block.notify(f"{finding.words}\n\nRun: {flow_run.name}", subject="palette")
+        sent: object = block.notify(f"{finding.words}\n\nRun: {flow_run.name}", subject="palette")
+        if inspect.iscoroutine(sent):  # most blocks wait by themselves where nothing else is done
+            asyncio.run(sent)
     except Exception as error:  # whatever the block's service answers, the run itself is fine
         logger.warning("the notification could not be sent: %s", error)

@@ -85,7 +85,7 @@ def test_a_clone_shares_cache_environment_and_store(checkout, clone):
     assert (clone / ".venv").resolve() == checkout / ".venv"
     assert (clone / ".palette/store").resolve() == checkout / ".palette/store"
     assert clones.checkout_of(clone) == checkout
-    assert clones.checkout_of(checkout) is None
+    assert clones.is_clone(clone) and not clones.is_clone(checkout)
 
 
 def test_a_refresh_follows_the_code_and_keeps_what_was_made(checkout, clone):

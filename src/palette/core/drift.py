@@ -8,13 +8,13 @@ however often one looks while rows come in. No form of posterior is assumed, and
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import expit, logsumexp
 
+from palette.core.choices import Choices, Chooser, Prior, likelihoods
 from palette.core.envelope import Planes
-from palette.core.preference import Comparisons, Prior, _likelihoods
 
 SURE = 100.0
 """Evidence that is believed: it errs once in a hundred references at most."""
@@ -56,34 +56,32 @@ class Drift:
         return self.log_evidence >= math.log(SURE) and self.loss > self.bearable
 
 
-def changes(prior: Prior, then: Comparisons, new: Comparisons, users: int, scale: float) -> Change:
+def changes(prior: Prior, chooser: Chooser, then: Choices, new: Choices, users: int) -> Change:
     """Compare users' new rows with what their old ones foretell.
 
     Args:
-        prior: the group's, from the old rows.
-        then, new: comparisons of users 0 to `users` - 1 in their old and in their new rows.
-        scale: logit of a preference per unit of w·Δr.
+        prior, chooser: the group's, from the old rows.
+        then, new: choices of users 0 to `users` - 1, in their old and in their new rows.
     """
-    particles, log_prior = prior.particles, np.log(prior.masses)
+    # One account of what the base says, or old and new rows would be measured differently.
+    new = replace(new, base=then.base)
+    both = _joined(then, new)
     ratio = np.empty(users)
-    moved, stayed = (np.empty((users, particles.shape[1])) for _ in range(2))
-    blocks = zip(
-        _likelihoods(then, users, particles, scale),
-        _likelihoods(new, users, particles, scale),
-        strict=True,
-    )
-    for (some, old), (_, fresh) in blocks:
-        before = _normalized(log_prior + old)
-        ratio[some] = logsumexp(log_prior + fresh, axis=1) - logsumexp(before + fresh, axis=1)
-        moved[some] = np.exp(_normalized(log_prior + fresh)) @ particles
-        stayed[some] = np.exp(_normalized(before + fresh)) @ particles
+    moved, stayed = (np.empty((users, prior.particles.shape[1])) for _ in range(2))
+    blocks = (likelihoods(choices, users, prior, chooser) for choices in (then, new, both))
+    for (some, old), (_, fresh), (_, whole) in zip(*blocks, strict=True):
+        before, after, together = (np.log(prior.masses) + log for log in (old, fresh, whole))
+        ratio[some] = _total(after) + _total(before) - _total(together)
+        moved[some] = _mean(after, prior)
+        stayed[some] = _mean(together, prior)
     # (shares, users): each user's evidence where such a share of users has moved
     each = np.logaddexp(np.log1p(-SHARES)[:, None], np.log(SHARES)[:, None] + ratio)
     total = each.sum(axis=1)
     weight = np.exp(total - logsumexp(total))
     evidence = float(logsumexp(total) - np.log(len(SHARES)))
     # That none has moved is as likely beforehand as that some have.
-    probability = expit(evidence) * weight @ expit(np.log(SHARES / (1 - SHARES))[:, None] + ratio)
+    chances = expit(np.log(SHARES / (1 - SHARES))[:, None] + ratio)
+    probability = expit(evidence) * (weight @ chances)
     mean = stayed + probability[:, None] * (moved - stayed)
     return Change(evidence, probability, mean)
 
@@ -104,6 +102,24 @@ def losses(offered: Planes, served: Planes, member: np.ndarray, weights: np.ndar
     return offered.worth(weights).max(axis=1) - own
 
 
-def _normalized(log: np.ndarray) -> np.ndarray:
-    """Log masses (rows, particles) that add up to 1 in each row."""
-    return log - logsumexp(log, axis=1, keepdims=True)
+def _joined(first: Choices, second: Choices) -> Choices:
+    """The choices of both; what the base says is the first's."""
+    parts = first, second
+    return Choices(
+        np.concatenate([part.user for part in parts]),
+        np.concatenate([part.difference for part in parts]),
+        np.concatenate([part.liking for part in parts]),
+        np.concatenate([part.weight for part in parts]),
+        np.concatenate([part.paired for part in parts]),
+        first.base,
+    )
+
+
+def _total(log: np.ndarray) -> np.ndarray:
+    """(rows,): log of the masses that log masses (rows, particles) add up to."""
+    return np.asarray(logsumexp(log, axis=1))
+
+
+def _mean(log: np.ndarray, prior: Prior) -> np.ndarray:
+    """(rows, traits): the mean weights under log masses (rows, particles)."""
+    return np.asarray(np.exp(log - _total(log)[:, None]) @ prior.particles)
