@@ -11,16 +11,16 @@ import pytest
 import yaml
 
 from palette import tables
-from palette.core.choices import SHARPNESS, Choices, Chooser
+from palette.core.choices import POINTS, Choices, Chooser
 from palette.core.drift import SURE, Drift, changes, losses
 from palette.core.envelope import Planes
-from palette.core.preference import draw_particles, fit_prior
+from palette.core.preference import SCATTER, draw_particles, fit_prior
 from palette.drift import NEEDED, measure
 from palette.drift import PARAMS as PARAMS_FILE
 from palette.errors import PaletteError
 from palette.params_file import load
 
-USERS, CHOOSER = 120, Chooser(5.0, 0.0)
+USERS, CHOOSER = 120, Chooser(5.0, 0.0, SCATTER)
 CENTERS = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
 PARTICLES = draw_particles(np.zeros(3), 0, 256)
 
@@ -44,7 +44,7 @@ def world(seed: int, moving: float = 0.0, count: int = 8):
     """(tastes then, who has moved, what the rows say): some like what the next cluster likes."""
     rng = np.random.default_rng(seed)
     then = np.array([rng.dirichlet(30 * center) for center in CENTERS[rng.integers(3, size=USERS)]])
-    sharpness = rng.choice(SHARPNESS, USERS)
+    sharpness = rng.choice(np.exp(POINTS * SCATTER), USERS)
     moved = rng.random(USERS) < moving
     now = np.where(moved[:, None], np.roll(then, 1, axis=1), then)
     old, new = rows(rng, then, sharpness, count), rows(rng, now, sharpness, count)

@@ -180,7 +180,14 @@ def test_a_folder_without_dvc_or_with_a_broken_file_is_one_sentence(clone, tmp_p
 
 def test_make_review_shows_what_changed_and_fails_where_the_gate_does(clone):
     (clone.root / ".venv").symlink_to(sys.prefix)
-    make = ("make", "--assume-old", ".venv/ready", "review", "PICTURES=https://example.org/raw/abc")
+    make = (
+        "make",
+        "--no-print-directory",
+        "--assume-old",
+        ".venv/ready",
+        "review",
+        "PICTURES=https://example.org/raw/abc",
+    )
     done = clone.run(*make)
     assert done.status == 0, done.err
     assert done.out.startswith("<!-- palette diff -->\n## palette: PASS")

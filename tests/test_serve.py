@@ -324,8 +324,10 @@ def test_the_run_of_a_killed_worker_goes_on_later(served):
 def assert_it_is_told(served, run):
     with served.client() as client:
         ours = {"filter": {"event": {"prefix": ["palette."]}}}
-        told = client.request("POST", "/events/filter", json=ours)
-    (event,) = told.json()["events"]
+        told = served.eventually(  # events travel by themselves, after the run
+            lambda: client.request("POST", "/events/filter", json=ours).json()["events"]
+        )
+    (event,) = told
     assert event["event"] == "palette.certificate.stopped-passing"
     assert event["resource"]["prefect.resource.id"] == f"prefect.flow-run.{run.id}"
     shown = Artifact.get("palette-watch").data
