@@ -173,17 +173,20 @@ def recipes(fraction: int) -> dict[str, Recipe]:
 def main(
     seeds: list[int] = typer.Option(SEEDS, help="of the sandbox; each makes a world once"),  # noqa: B008
     larger: bool = typer.Option(False, help="a larger world; families alone"),
+    only: str = typer.Option("", help="words in the names of the recipes to measure"),
+    threads: int = typer.Option(THREADS, help="of torch; results do not depend on it, seconds do"),
     fresh: bool = typer.Option(False, help="measure again what the table has"),
     quick: bool = typer.Option(False, help="a fortieth of the samples, no file"),
 ) -> None:
-    stage.prepare(THREADS)
-    torch.set_num_threads(THREADS)
-    table = pl.DataFrame(schema=SCHEMA)
-    if TABLE.exists() and not (fresh or quick):
-        table = pl.read_csv(TABLE, schema=SCHEMA)
+    stage.prepare(threads)
+    torch.set_num_threads(threads)
+    if fresh and not quick:
+        TABLE.unlink(missing_ok=True)
+    table = pl.DataFrame(schema=SCHEMA) if quick else known()
     todo, name = recipes(QUICK if quick else 1), "larger" if larger else "sandbox"
     if larger:
         todo = {recipe: own for recipe, own in todo.items() if own.trainings == 1}
+    todo = {recipe: own for recipe, own in todo.items() if only in recipe}
     for seed in seeds:
         done = set(table.filter(world=name, seed=seed).select("recipe", "rows").rows())
         missing = {key: own for key, own in todo.items() if (key, own.rows) not in done}
@@ -193,11 +196,18 @@ def main(
         for key, recipe in missing.items():
             row = {"world": name, "seed": seed} | measured(world, f"{name} {seed}: {key}", recipe)
             row = pl.DataFrame([row | {"recipe": key}], schema=SCHEMA)
-            table = pl.concat([table, row])
+            table = pl.concat([table if quick else known(), row])  # another may write beside this
             if not quick:
                 RESULTS.mkdir(exist_ok=True)
                 table.write_csv(TABLE, float_precision=4)  # at once: the rest may be cut short
     show(table)
+
+
+def known() -> pl.DataFrame:
+    """What earlier runs have measured."""
+    if TABLE.exists():
+        return pl.read_csv(TABLE, schema=SCHEMA)
+    return pl.DataFrame(schema=SCHEMA)
 
 
 def measured(world: World, words: str, recipe: Recipe) -> dict[str, object]:
