@@ -27,7 +27,7 @@ from palette.embedding import Embedder
 from palette.fanout import fan_out
 from palette.lm import templates
 from palette.lm.generation import generate
-from palette.lm.models import LanguageModel, cached_base, load_base
+from palette.lm.models import BASE, LanguageModel, cached_base, digest
 from palette.params import Insights, Params
 from palette.store import Store, key
 
@@ -84,7 +84,7 @@ def read_users(params: Params) -> Iterator[User]:
 def generate_missing(users: Sequence[User], params: Params) -> list[Rows]:
     """The result of every user: from the store, or generated now and stored at once."""
     store, limit = Store(params.runtime.store), params.rollouts.max_new_tokens
-    base, settings = load_base("cpu").digest, params.insights
+    base, settings = digest(BASE), params.insights
     embedder = embedding.find(settings.embedder)
     keys = {user.user_id: user_key(user, base, embedder, settings, limit) for user in users}
     missing = [user for user in users if not store.has(keys[user.user_id])]

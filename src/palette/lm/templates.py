@@ -7,11 +7,18 @@ quoted inside a message. Prompts after CHAMELEON (arXiv 2503.01048, section 3).
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 Messages = list[dict[str, str]]
 
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+
+FIXED = {
+    "strftime_now": datetime(2024, 7, 26).strftime, "date_string": "26 Jul 2024",
+    "enable_thinking": False,
+}  # fmt: skip
+"""What chat templates may ask for: a date that is the same every day, and answers without a draft."""
 
 
 def question(prompt: str) -> Messages:
@@ -79,12 +86,12 @@ def encode(tokenizer: Any, messages: Messages, whole: bool = False) -> list[int]
     names = {content: mark for mark, content in marks.items()}
     marked = [m | {"content": names.get(m["content"], m["content"])} for m in messages]
     text = tokenizer.apply_chat_template(
-        marked, chat_template=template, tokenize=False, add_generation_prompt=not whole
+        marked, chat_template=template, tokenize=False, add_generation_prompt=not whole, **FIXED
     )
     # A chat template writes its own special tokens; a plain one leaves them to the tokenizer.
     special = template is not None
     if not marks:
-        return tokenizer(text, add_special_tokens=special)["input_ids"]
+        return _unended(tokenizer, tokenizer(text, add_special_tokens=special)["input_ids"], special)
     ids: list[int] = []
     for part in re.split("(\ue000\\d+\ue001)", text):
         data = part in marks
@@ -93,7 +100,13 @@ def encode(tokenizer: Any, messages: Messages, whole: bool = False) -> list[int]
             add_special_tokens=special and not ids and not data,
             split_special_tokens=data,
         )["input_ids"]
-    return ids
+    return _unended(tokenizer, ids, special)
+
+
+def _unended(tokenizer: Any, ids: list[int], special: bool) -> list[int]:
+    """Some tokenizers put an end behind every text, after which nothing would be answered."""
+    ended = special and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id
+    return ids[:-1] if ended else ids
 
 
 def _user(content: str) -> Messages:
