@@ -24,7 +24,7 @@ from worlds import EOS, LONGEST, PAD, World
 from palette import tables, traits
 from palette.core import tuning
 from palette.lm.models import LanguageModel
-from palette.params import Params
+from palette.params import Base, Params
 
 WORDS = ["<pad>", "<eos>", "how", "it", "haha", "careful", "mend", "wipe"]
 CHAT = "{% for m in messages %}{{ m.content }} {% endfor %}"
@@ -92,10 +92,13 @@ def base() -> LanguageModel:
     return LanguageModel(model, tokenizer, torch.device("cpu"), "words")
 
 
-def build(folder: Path) -> None:
+def build(folder: Path, params: Params = PARAMS, elsewhere: Path | None = None) -> None:
     """Run every stage's own `main` in a folder, from a base, a prompts file and histories.
 
     reads.json then has, for every stage, the files under data/ that it read.
+
+    Args:
+        elsewhere: a model directory that stage `base` refers to, in place of the model of `base`.
     """
     for name in ("prompts", "users"):
         (folder / "inputs" / name).mkdir(parents=True)
@@ -115,17 +118,20 @@ def build(folder: Path) -> None:
         patch.chdir(folder)
         # Of three prompts nothing is sure: edits are kept in doubt, so that what follows meets some.
         patch.setattr(tuning, "DOUBT", 0.9)
-        tiny_models.save(base(), tables.DATA / "base")
+        if elsewhere is None:
+            tiny_models.save(base(), tables.DATA / "base")
+        else:
+            params = params.model_copy(update={"base": Base(model=str(elsewhere))})
         found = {}
-        for name in STAGES:
+        for name in (*(["base"] if elsewhere else []), *STAGES):
             module, *said = name.split()
             stage = import_module(f"palette.{module}")
-            calls = [[trait] for trait in PARAMS.trait_names] if name == "rewards" else [said]
-            kinds = [OF_MEMBERS, PARAMS] if name == "adapters" else [PARAMS]
+            calls = [[trait] for trait in params.trait_names] if name == "rewards" else [said]
+            kinds = [OF_MEMBERS, params] if name == "adapters" and params is PARAMS else [params]
             with recorded() as files:
-                for words, params in product(calls, kinds):
+                for words, own in product(calls, kinds):
                     patch.setattr(sys, "argv", ["stage", *words])
-                    stage.main(params)
+                    stage.main(own)
             found[name] = sorted(files)
         (folder / "reads.json").write_text(json.dumps(found))
 
