@@ -5,7 +5,7 @@ from threading import Barrier, Thread
 import numpy as np
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, CONTEXT, HIDDEN, LAYERS, tiny
+from tiny_models import ARCHITECTURES, CONTEXT, FAMILIES, HIDDEN, LAYERS, tiny
 from worlds import world
 
 from palette.core.editing import Edit, Edits
@@ -70,7 +70,7 @@ def test_more_rows_than_a_batch_holds_are_all_answered_in_order():
         )
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_logprobs_are_the_models_own(architecture):
     lm = tiny(architecture)
     prompts = encoded(lm)

@@ -14,11 +14,10 @@ Messages = list[dict[str, str]]
 
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 
-FIXED = {
-    "strftime_now": datetime(2024, 7, 26).strftime, "date_string": "26 Jul 2024",
-    "enable_thinking": False,
-}  # fmt: skip
+DATE = datetime(2024, 7, 26)
+FIXED = {"date_string": DATE.strftime("%d %b %Y"), "enable_thinking": False}
 """What chat templates may ask for: a date that is the same every day, and answers without a draft."""
+TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 
 
 def question(prompt: str) -> Messages:
@@ -78,7 +77,9 @@ def encode(tokenizer: Any, messages: Messages, whole: bool = False) -> list[int]
     A control token spelt inside a message is read as the characters it is written with: a history
     that quotes one does not end its own message.
     """
-    template = None if tokenizer.chat_template else PLAIN
+    own = tokenizer.get_chat_template() if tokenizer.chat_template else None
+    # What is asked must not change from day to day.
+    template = TODAY.sub(lambda call: repr(DATE.strftime(call[2])), own) if own else PLAIN
     control = [*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()]
     quoted = [m["content"] for m in messages if any(token in m["content"] for token in control)]
     # Where nothing is quoted the text is tokenized whole, exactly as the model's makers do.
@@ -89,7 +90,7 @@ def encode(tokenizer: Any, messages: Messages, whole: bool = False) -> list[int]
         marked, chat_template=template, tokenize=False, add_generation_prompt=not whole, **FIXED
     )
     # A chat template writes its own special tokens; a plain one leaves them to the tokenizer.
-    special = template is not None
+    special = own is None
     if not marks:
         return _unended(tokenizer, tokenizer(text, add_special_tokens=special)["input_ids"], special)
     ids: list[int] = []
