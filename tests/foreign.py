@@ -16,7 +16,10 @@ from worlds import EOS, LONGEST, PAD, World
 
 WORDS = [*tiny_chain.WORDS, "<turn>", "<bos>"]
 TURN, BOS = len(WORDS) - 2, len(WORDS) - 1
-CHAT = "{{ bos_token }}{% for m in messages %} {{ m.content }} {% endfor %}{% if add_generation_prompt %}how{% endif %}"
+CHAT = (
+    "{{ bos_token }}{% for m in messages %} {{ m.content }} {% endfor %}"
+    "{% if add_generation_prompt %}how{% endif %}"
+)
 SAMPLER = {"do_sample": True, "temperature": 0.1, "top_k": 1, "repetition_penalty": 5.0}
 """what a maker recommends, and no policy here is"""
 SIZE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -30,7 +30,10 @@ def refusal(lm) -> str:
 
 def other(family: str, **config):
     """A model that is no base, with the tokenizer of the others."""
-    lm, size = tiny(), {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
+    lm, size = (
+        tiny(),
+        {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 4},
+    )
     made = transformers.AutoConfig.for_model(
         family, vocab_size=len(lm.tokenizer), **{**size, **config}
     )
@@ -45,7 +48,11 @@ def other(family: str, **config):
 @pytest.mark.parametrize(
     ("family", "config", "why"),
     [
-        ("opt", {"ffn_dim": 64, "word_embed_proj_dim": HIDDEN}, "cannot be edited: .* no decoder layers"),
+        (
+            "opt",
+            {"ffn_dim": 64, "word_embed_proj_dim": HIDDEN},
+            "cannot be edited: .* no decoder layers",
+        ),
         ("mamba", {"state_size": 4}, "cannot be edited"),
     ],
 )

@@ -156,7 +156,9 @@ def test_a_checkpoint_that_is_a_pickle_is_refused(tmp_path):
     torch.save({"lm_head.weight": Attack()}, tmp_path / "pytorch_model.bin")
     assert "safetensors" in refusal(tmp_path)
     assert not marker.exists()
-    said = r"keeps its weights in pytorch_model\.bin, which may run code .*; save them as safetensors"
+    said = (
+        r"keeps its weights in pytorch_model\.bin, which may run code .*; save them as safetensors"
+    )
     with pytest.raises(PaletteError, match=said):
         base.reference(str(tmp_path), None)
     (tmp_path / "pytorch_model.bin").unlink()

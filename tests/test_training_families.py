@@ -1,4 +1,4 @@
-"""Training on families that differ from the sandbox's: positions that are learned, activations that drop out."""
+"""Training on other families than the sandbox's: learned positions, activations that drop out."""
 
 import copy
 from dataclasses import replace
@@ -69,7 +69,9 @@ def test_what_its_makers_dropped_out_is_there_in_training(family, tmp_path):
         config = tmp_path / name / "config.json"
         config.write_text(config.read_text().replace("0.5", str(share)))
         lm = load_base("cpu", tmp_path / name)
-        assert f'dropout": {share}' in config.read_text() or f'pdrop": {share}' in config.read_text()
+        assert (
+            f'dropout": {share}' in config.read_text() or f'pdrop": {share}' in config.read_text()
+        )
         few = task(replace(lm, tokenizer=tiny().tokenizer))
         few = replace(few, prompts=[[2, 6], [3, 3, 6]], answers=[[[4, 5], [6]], [[7], [5, 5]]],
                       rewards=few.rewards[:, :2])  # fmt: skip

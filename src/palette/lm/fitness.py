@@ -1,4 +1,4 @@
-"""Whether a causal model can be a base: everything that later stages ask of one, tried on two short questions.
+"""Whether a causal model can be a base: what later stages ask of one, tried on three short questions.
 
 Families differ in what they call their layers, how they count positions and what their caches can do, and
 their names do not tell. So it is measured, before anything else runs: a batch whose rows differ in length
@@ -15,7 +15,6 @@ from palette.lm import templates
 from palette.lm.activations import embed, mlp_outputs
 from palette.lm.generation import generate, row_uniforms
 from palette.lm.models import LanguageModel
-from palette.lm.row_lora import layer_sizes
 
 QUESTIONS = ("Why?", "How do I take the lid off a jar that does not want to open?", "Why?")
 TOKENS = 6
@@ -31,7 +30,9 @@ def require_fit(lm: LanguageModel) -> None:
     """
     name, config = type(lm.model).__name__, lm.model.config
     if getattr(config, "quantization_config", None) is not None:
-        raise _unfit(name, "is quantised, and no adapter can be merged into it; name the model as trained")
+        raise _unfit(
+            name, "is quantised, and no adapter can be merged into it; name the model as trained"
+        )
     if config.is_encoder_decoder:
         raise _unfit(name, "reads with an encoder; name a model that only decodes")
     if not lm.eos:
@@ -40,12 +41,12 @@ def require_fit(lm: LanguageModel) -> None:
         find_layers(lm.model)
     except ValueError as error:
         raise PaletteError(f"base.model cannot be edited: {error}; name another model") from None
-    if not layer_sizes(lm.model):
-        raise _unfit(name, "has no linear layers for adapters; name another model")
     try:
         asked = [templates.encode(lm.tokenizer, templates.question(text)) for text in QUESTIONS]
     except Exception as error:  # a template is a program of its makers
-        raise _unfit(name, f"has a chat template that refuses a question ({_first(error)})") from None
+        raise _unfit(
+            name, f"has a chat template that refuses a question ({_first(error)})"
+        ) from None
     try:
         apart = _apart(lm, asked)
         shapes = embed(lm, QUESTIONS), mlp_outputs(lm, asked)
@@ -57,7 +58,8 @@ def require_fit(lm: LanguageModel) -> None:
         raise _unfit(name, "computes what is no number; its files may be damaged")
     if not apart <= SAME:
         raise _unfit(
-            name, f"gives other answers in a batch than alone (by {apart:.2g} nats a token); name another"
+            name,
+            f"gives other answers in a batch than alone (by {apart:.2g} nats a token); name another",
         )
 
 

@@ -98,7 +98,9 @@ def shape_of(name: str, revision: str | None) -> tuple[Any, Any]:
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         with suppress(OSError):  # not every model has one
-            model.generation_config = GenerationConfig.from_pretrained(name, revision=revision)
+            model.generation_config = GenerationConfig.from_pretrained(
+                name, revision=revision or "main"
+            )
     return model.eval(), tokenizer
 
 
@@ -126,7 +128,7 @@ def _loading(name: str) -> Iterator[None]:
         if "custom code" in str(error):
             said = "it needs code of its own, which is never run here; name one that transformers knows"
         elif "cannot be loaded with `safetensors`" in str(error):
-            said = "it has no safetensors, and other weights may run code when read; name a commit with them"
+            said = "it has no safetensors, and other weights may run code when read; name one with them"
         raise PaletteError(f"base.model '{name}' cannot be loaded: {said}") from None
 
 
@@ -185,5 +187,6 @@ def with_adapters(base: LanguageModel, adapters: dict[Path, float]) -> LanguageM
                 delta = share * (b @ a)
                 if isinstance(module, Conv1D):
                     delta = delta.T  # GPT-2 keeps its weights as (in, out)
-                module.weight += delta.to(module.weight)
+                # Added before it is rounded: in half precision a small delta would be rounded twice.
+                module.weight.copy_(module.weight.float() + delta.to(module.weight.device))
     return replace(base, model=model)

@@ -92,7 +92,9 @@ def encode(tokenizer: Any, messages: Messages, whole: bool = False) -> list[int]
     # A chat template writes its own special tokens; a plain one leaves them to the tokenizer.
     special = own is None
     if not marks:
-        return _unended(tokenizer, tokenizer(text, add_special_tokens=special)["input_ids"], special)
+        return _unended(
+            tokenizer, tokenizer(text, add_special_tokens=special)["input_ids"], special
+        )
     ids: list[int] = []
     for part in re.split("(\ue000\\d+\ue001)", text):
         data = part in marks
