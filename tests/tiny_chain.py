@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from counts import counted
 from reads import recorded
 from tokenizers import Tokenizer
 from tokenizers import models as vocabularies
@@ -95,7 +96,8 @@ def base() -> LanguageModel:
 def build(folder: Path, params: Params = PARAMS, elsewhere: Path | None = None) -> None:
     """Run every stage's own `main` in a folder, from a base, a prompts file and histories.
 
-    reads.json then has, for every stage, the files under data/ that it read.
+    reads.json then has, for every stage, the files under data/ that it read, and counts.json what it
+    asked of the base.
 
     Args:
         elsewhere: a model directory that stage `base` refers to, in place of the model of `base`.
@@ -122,18 +124,19 @@ def build(folder: Path, params: Params = PARAMS, elsewhere: Path | None = None) 
             tiny_models.save(base(), tables.DATA / "base")
         else:
             params = params.model_copy(update={"base": Base(model=str(elsewhere))})
-        found = {}
+        found, counts = {}, {}
         for name in (*(["base"] if elsewhere else []), *STAGES):
             module, *said = name.split()
             stage = import_module(f"palette.{module}")
             calls = [[trait] for trait in params.trait_names] if name == "rewards" else [said]
             kinds = [OF_MEMBERS, params] if name == "adapters" and params is PARAMS else [params]
-            with recorded() as files:
+            with recorded() as files, counted() as passed:
                 for words, own in product(calls, kinds):
                     patch.setattr(sys, "argv", ["stage", *words])
                     stage.main(own)
-            found[name] = sorted(files)
+            found[name], counts[name] = sorted(files), passed
         (folder / "reads.json").write_text(json.dumps(found))
+        (folder / "counts.json").write_text(json.dumps(counts))
 
 
 def world(split: str) -> World:
