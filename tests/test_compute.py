@@ -86,7 +86,9 @@ def test_decoding_few_rows_takes_the_time_of_reading_the_weights():
     weights = 1000 * 2 * 7.5e9 / 3.35e12
     assert compute.seconds(large(), alone, 100, 16, on, 1.0) == pytest.approx(weights, rel=0.01)
     assert compute.seconds(large(), many, 100, 16, on, 1.0) < weights / 100
-    assert compute.seconds(large(), alone, 100, 16, on, 0.25) == pytest.approx(4 * weights, rel=0.01)
+    assert compute.seconds(large(), alone, 100, 16, on, 0.25) == pytest.approx(
+        4 * weights, rel=0.01
+    )
     faster = ACCELERATORS["H200"]
     assert compute.seconds(large(), alone, 100, 16, faster, 1.0) == pytest.approx(
         weights * 3.35 / 4.8, rel=0.01

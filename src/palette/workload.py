@@ -1,8 +1,8 @@
 """What the chain will ask of the base, counted from params.yaml and the inputs before anything runs.
 
-Numbers of answers follow from the parameters. Their tokens are at most as many as counted: an answer counts
-as if it were cut off. Where the work hangs on what only a run can tell (members of the plan, clusters,
-users who come to share a policy), it is counted at its most.
+Numbers of answers follow from the parameters. Their tokens are at most as many as counted: an answer
+counts as if it were cut off. Where the work hangs on what only a run can tell (members of the plan,
+clusters, users who come to share a policy), it is counted at its most. No stage may depend on this.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from math import ceil, comb
 
 from palette.core.compute import Tokens
 from palette.params import Adapters, Params
-from palette.passes import TOGETHER, is_long
+from palette.passes import reckon
 from palette.schema import SPLITS
 
 ROWS = 512
@@ -22,8 +22,6 @@ METHODS = 3
 SHARING, TIMES = 4, 16
 """shared.MANY and shared.TIMES: a policy that so many users share is asked so much more often"""
 TENTHS = 10
-LOOKS, LOOKED_AT = 10, 96
-"""lm.reaching: looks at a training in a phase, answers at each"""
 RUBRIC = 24
 """Tokens that a rubric puts around a question and an answer, about."""
 
@@ -87,21 +85,9 @@ def training(
     Args:
         question, answer: tokens of each, on average.
     """
-    again = 2 if is_long(settings) else 0
-    supervised = members * settings.batch * (settings.steps + (again if settings.steps else 0))
-    rloo_steps = settings.rloo_steps + (again if settings.rloo_steps else 0)
-    answers = float(members * settings.rloo_batch * rloo_steps)
-    whole = question + answer
-    read = answers * (whole + question / settings.generations)
-    looked = 0
-    if settings.share:
-        places = members if settings.kind == "members" else traits + 1
-        phases = (settings.steps > 0) + (settings.rloo_steps > 0)
-        looked = phases * LOOKS * LOOKED_AT * places
-    return Tokens(
-        answers + looked, (answers + looked) * answer, read + 2 * looked * whole, 0.0,
-        (supervised + answers) * whole, min(ROWS, settings.rloo_batch * members),
-    )  # fmt: skip
+    own = reckon(settings, question, answer, traits, members)
+    together = min(ROWS, settings.rloo_batch * members)
+    return Tokens(own.answers, own.generated, own.read, 0.0, own.trained, together)
 
 
 def _insights(params: Params, facts: Facts) -> Tokens:

@@ -26,7 +26,8 @@ class Held:
 
 def cost(
     plan: Annotated[
-        bool, typer.Option("--plan", help="estimate a whole run before it starts; nothing is loaded")
+        bool,
+        typer.Option("--plan", help="estimate a whole run before it starts; nothing is loaded"),
     ] = False,
     users: Annotated[int | None, typer.Option(min=1, help="--plan: as if so many")] = None,
     members: Annotated[int | None, typer.Option(min=0, help="--plan: of the plan")] = None,
@@ -37,7 +38,7 @@ def cost(
         float, typer.Option(min=0.01, max=1.0, help="--plan: share of the published rates reached")
     ] = 0.3,
 ) -> None:
-    """Estimate what a run will take, or measure what its members cost.
+    """Estimate what a run takes, or measure its members.
 
     With --plan: answers, tokens, hours and memory of every stage on a named
     accelerator, from params.yaml, the inputs and the base's config alone.

@@ -1,4 +1,4 @@
-"""`palette cost --plan`: what a run will take, reckoned from params.yaml and the inputs before it starts."""
+"""`palette cost --plan`: what a run takes, reckoned from params.yaml and the inputs before it starts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +66,7 @@ def forecast(
     from palette import workload
     from palette.core import compute
     from palette.lm.learner import CELLS, PARTS
+    from palette.passes import TOGETHER
 
     context, rank = facts.question + params.rollouts.max_new_tokens, params.adapters.rank
 
@@ -80,7 +81,7 @@ def forecast(
     more = times(workload.stages(params, facts.of(2 * facts.users)))
     per_user = {name: (more[name] - own) / max(facts.users, 1) for name, own in seconds.items()}
     family = params.adapters.kind == "family"
-    trained = 1 if family else min(workload.TOGETHER, facts.members)
+    trained = 1 if family else min(TOGETHER, facts.members)
     batch = max(params.adapters.batch, params.adapters.rloo_batch) * trained
     cells = min(CELLS, batch / PARTS * context * shape.vocabulary)
     memory = max(
@@ -146,7 +147,9 @@ def gather(
         else params.subspaces.max_clusters,
     )
     if users is not None:
-        notes.append(f"{users:,} users, with histories as long as those of the {facts.users:,} read")
+        notes.append(
+            f"{users:,} users, with histories as long as those of the {facts.users:,} read"
+        )
         facts = facts.of(users)
     return facts, notes
 

@@ -88,10 +88,6 @@ class Tokens:
     together: float = 1.0
     """answers that are decoded in one batch, at most"""
 
-    def __mul__(self, times: float) -> "Tokens":
-        counts = (self.answers, self.generated, self.read, self.traced, self.trained)
-        return Tokens(*(times * count for count in counts), self.together)
-
 
 def operations(shape: Shape, tokens: Tokens, context: float, rank: int) -> float:
     """Operations that the tokens cost, attention included.
