@@ -2,9 +2,11 @@
 
 import copy
 
+import foreign
 import numpy as np
 import pytest
 from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer
 
 from palette.lm import templates
 from palette.sandbox import learn, world
@@ -68,3 +70,20 @@ def test_an_end_that_a_tokenizer_adds_is_not_asked(tokenizer):
     assert plain.eos_token == "<|end|>"
     ids = templates.encode(plain, templates.question("How do I clean a kettle?"))
     assert ids == [plain.convert_tokens_to_ids("<|user|>"), *before]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "mistral", "phi3"])
+@pytest.mark.parametrize("dated", [False, True])
+def test_a_server_that_adds_no_token_asks_what_was_asked_here(family, dated, tmp_path):
+    foreign.save(family, tmp_path)
+    own = AutoTokenizer.from_pretrained(tmp_path)
+    if dated and own.chat_template:
+        own.chat_template += "{% if enable_thinking %}how{% endif %}{{ strftime_now('%B') }}"
+    template = templates.for_servers(own)
+    assert (template is None) == (family == "phi3" and not dated)
+    asked = own.apply_chat_template(
+        templates.question("how mend"), chat_template=template, tokenize=False,
+        add_generation_prompt=True, enable_thinking=True,
+    )  # fmt: skip
+    served = own(asked, add_special_tokens=False)["input_ids"]
+    assert served == templates.encode(own, templates.question("how mend"))

@@ -5,6 +5,7 @@ chat template, or a plain one where it has none. Texts of users are data: they a
 quoted inside a message. Prompts after CHAMELEON (arXiv 2503.01048, section 3).
 """
 
+import json
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -77,9 +78,8 @@ def encode(tokenizer: Any, messages: Messages, whole: bool = False) -> list[int]
     A control token spelt inside a message is read as the characters it is written with: a history
     that quotes one does not end its own message.
     """
-    own = tokenizer.get_chat_template() if tokenizer.chat_template else None
-    # What is asked must not change from day to day.
-    template = TODAY.sub(lambda call: repr(DATE.strftime(call[2])), own) if own else PLAIN
+    own = _own(tokenizer)
+    template = PLAIN if own is None else own
     control = [*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()]
     quoted = [m["content"] for m in messages if any(token in m["content"] for token in control)]
     # Where nothing is quoted the text is tokenized whole, exactly as the model's makers do.
@@ -104,6 +104,30 @@ def encode(tokenizer: Any, messages: Messages, whole: bool = False) -> list[int]
             split_special_tokens=data,
         )["input_ids"]
     return _unended(tokenizer, ids, special)
+
+
+def for_servers(tokenizer: Any) -> str | None:
+    """The chat template with which a server, which adds no token to it, asks what was asked here.
+
+    Returns:
+        None where that is the model's own.
+    """
+    own = _own(tokenizer)
+    if own is None:
+        begins = encode(tokenizer, question("Why?"))[0] == tokenizer.bos_token_id
+        return ("{{ bos_token }}" if begins else "") + PLAIN
+    asked = [name for name in FIXED if name in own]
+    if own == tokenizer.get_chat_template() and not asked:
+        return None
+    return "".join(f"{{% set {name} = {json.dumps(FIXED[name])} %}}" for name in asked) + own
+
+
+def _own(tokenizer: Any) -> str | None:
+    """The model's own chat template, without what changes from day to day."""
+    if not tokenizer.chat_template:
+        return None
+    text: str = tokenizer.get_chat_template()
+    return TODAY.sub(lambda call: json.dumps(DATE.strftime(call[2])), text)
 
 
 def _unended(tokenizer: Any, ids: list[int], special: bool) -> list[int]:
