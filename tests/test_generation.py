@@ -1,5 +1,7 @@
 """Sampling: a row's answer depends on its own prompt and numbers alone, and follows the model."""
 
+import ast
+from pathlib import Path
 from threading import Barrier, Thread
 
 import numpy as np
@@ -10,6 +12,7 @@ from worlds import world
 
 from palette.core.editing import Edit, Edits
 from palette.errors import PaletteError
+from palette.lm import generation
 from palette.lm.generation import ROWS, Answers, _draw, generate, row_uniforms
 
 NEW = 12
@@ -218,3 +221,12 @@ def test_a_prompt_that_the_context_cannot_hold_is_refused_in_a_sentence():
     with pytest.raises(PaletteError, match=rf"context of {CONTEXT}; shorten the prompt") as error:
         generate(lm, [[5], [*fits, 5]], NEW)
     assert "\n" not in str(error.value)
+
+
+def test_every_answer_goes_through_this_one_function():
+    """Where a faster engine could stand: no part of palette lets a model generate by itself."""
+    source = Path(generation.__file__).parents[1]
+    for file in source.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+            assert not (called and node.func.attr == "generate"), f"{file}:{node.lineno}"
