@@ -224,9 +224,9 @@ def test_a_prompt_that_the_context_cannot_hold_is_refused_in_a_sentence():
 
 
 def test_every_answer_goes_through_this_one_function():
-    """Where a faster engine could stand: no part of palette lets a model generate by itself."""
+    """An engine stands behind it alone: no part of palette lets a model generate by itself."""
     source = Path(generation.__file__).parents[1]
-    for file in source.rglob("*.py"):
+    for file in {*source.rglob("*.py")} - {source / "lm" / "backends.py"}:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             called = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
             assert not (called and node.func.attr == "generate"), f"{file}:{node.lineno}"

@@ -92,7 +92,7 @@ def _stored(
 
 
 def _answer(name: str, params: Params, prompts: pl.DataFrame) -> tuple[str, pl.DataFrame]:
-    base = cached_base(params.runtime.device)
+    base = cached_base(params.runtime.device, params.runtime.backend)
     member = with_adapters(base, {ADAPTERS / name: 1.0})
     samples = params.values.samples.model_dump()
     counts = [samples[split] for split in prompts["split"]]

@@ -7,19 +7,16 @@ must give what each row gives alone, read whole and without a cache.
 
 from typing import Any
 
-import torch
-
 from palette.core.editing import find_layers
 from palette.errors import PaletteError
 from palette.lm import templates
 from palette.lm.activations import embed, mlp_outputs
+from palette.lm.backends import SAME, alone
 from palette.lm.generation import generate, row_uniforms
 from palette.lm.models import LanguageModel
 
 QUESTIONS = ("Why?", "How do I take the lid off a jar that does not want to open?", "Why?")
 TOKENS = 6
-SAME = 0.25
-"""Nats a token that half precision may err by; wrong positions or a wrong mask err by more."""
 
 
 def require_fit(lm: LanguageModel) -> None:
@@ -63,17 +60,12 @@ def require_fit(lm: LanguageModel) -> None:
         )
 
 
-@torch.inference_mode()
 def _apart(lm: LanguageModel, asked: list[list[int]]) -> float:
     """The largest difference, in nats a token, between answers made in a batch and read alone."""
     made = generate(lm, asked, TOKENS, row_uniforms(len(asked), TOKENS, "fitness"))
     found = []
     for prompt, tokens, logprob in zip(asked, made.tokens, made.logprobs, strict=True):
-        ids = torch.tensor([[*prompt, *tokens]], device=lm.device)
-        logits = lm.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
-        chosen = torch.tensor(tokens, device=lm.device)[:, None]
-        alone = logits.float().log_softmax(-1).gather(1, chosen).sum()
-        found.append(abs(float(alone) - float(logprob)) / len(tokens))
+        found.append(abs(alone(lm, prompt, tokens) - float(logprob)) / len(tokens))
     return max(found)
 
 

@@ -162,7 +162,7 @@ def twin(lm: LanguageModel) -> LanguageModel:
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(lm.pad)
     if tokenizer.eos_token is None:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(min(lm.eos))
-    return replace(lm, model=model, tokenizer=tokenizer)
+    return replace(lm, model=model, tokenizer=tokenizer, engine=None)
 
 
 def _as_it_is(model: Any, mode: bool = True) -> Any:

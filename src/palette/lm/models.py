@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from palette.errors import PaletteError
-from palette.lm import hub
+from palette.lm import backends, hub
+from palette.lm.backends import Engine
 from palette.lm.row_adapters import read_lora
 from palette.tables import DATA
 
@@ -30,6 +31,10 @@ class LanguageModel:
     device: torch.device
     digest: str
     """sha256 of what the base is made of: the key of everything derived from it"""
+    engine: Engine | None = None
+    """what answers in place of our own loop, where it can"""
+    adapter: Path | None = None
+    """the one adapter that is merged into the model, for an engine; None: it is the base"""
 
     @property
     def eos(self) -> set[int]:
@@ -132,9 +137,17 @@ def _loading(name: str) -> Iterator[None]:
         raise PaletteError(f"base.model '{name}' cannot be loaded: {said}") from None
 
 
-def cached_base(device: str = "auto") -> LanguageModel:
-    """The base, loaded once in each worker process; again where it has become another one."""
-    return _kept(device, BASE.resolve(), digest(BASE))
+def cached_base(device: str = "auto", backend: str = "transformers") -> LanguageModel:
+    """The base, loaded once in each worker process; again where it has become another one.
+
+    Args:
+        backend: `runtime.backend`, of those who let it answer.
+    """
+    base = _kept(device, BASE.resolve(), digest(BASE))
+    if backend == "transformers":
+        return base
+    name, revision = _source(BASE)
+    return replace(base, engine=backends.find(backend, name, revision, base.digest))
 
 
 @lru_cache(maxsize=1)
@@ -189,4 +202,6 @@ def with_adapters(base: LanguageModel, adapters: dict[Path, float]) -> LanguageM
                     delta = delta.T  # GPT-2 keeps its weights as (in, out)
                 # Added before it is rounded: in half precision a small delta would be rounded twice.
                 module.weight.copy_(module.weight.float() + delta.to(module.weight.device))
-    return replace(base, model=model)
+    if list(adapters.values()) == [1.0]:
+        return replace(base, model=model, adapter=next(iter(adapters)))
+    return replace(base, model=model, engine=None)
