@@ -246,9 +246,7 @@ def test_a_base_without_a_chat_template_gets_the_one_that_the_run_used(run, tmp_
     lm.tokenizer.chat_template = None
     words = [word for group in exporting.serve(run, templated=False) for word in group]
     assert words[words.index("--chat-template") + 1] == exporting.TEMPLATE
-    page = pages.serving(run, tables.read_json(Path("served") / MANIFEST), "x", False, lm.model)
-    request = json.loads(re.search(r"-d '(.+?)'\n", page, re.DOTALL).group(1))
-    assert request["add_special_tokens"] is True
+    assert templates.for_servers(lm.tokenizer) == templates.PLAIN
 
 
 def test_the_reference_of_a_base_elsewhere_is_read(at, monkeypatch, tmp_path):

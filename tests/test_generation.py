@@ -1,15 +1,18 @@
 """Sampling: a row's answer depends on its own prompt and numbers alone, and follows the model."""
 
+import ast
+from pathlib import Path
 from threading import Barrier, Thread
 
 import numpy as np
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, CONTEXT, HIDDEN, LAYERS, tiny
+from tiny_models import ARCHITECTURES, CONTEXT, FAMILIES, HIDDEN, LAYERS, tiny
 from worlds import world
 
 from palette.core.editing import Edit, Edits
 from palette.errors import PaletteError
+from palette.lm import generation
 from palette.lm.generation import ROWS, Answers, _draw, generate, row_uniforms
 
 NEW = 12
@@ -70,7 +73,7 @@ def test_more_rows_than_a_batch_holds_are_all_answered_in_order():
         )
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_logprobs_are_the_models_own(architecture):
     lm = tiny(architecture)
     prompts = encoded(lm)
@@ -218,3 +221,12 @@ def test_a_prompt_that_the_context_cannot_hold_is_refused_in_a_sentence():
     with pytest.raises(PaletteError, match=rf"context of {CONTEXT}; shorten the prompt") as error:
         generate(lm, [[5], [*fits, 5]], NEW)
     assert "\n" not in str(error.value)
+
+
+def test_every_answer_goes_through_this_one_function():
+    """An engine stands behind it alone: no part of palette lets a model generate by itself."""
+    source = Path(generation.__file__).parents[1]
+    for file in {*source.rglob("*.py")} - {source / "lm" / "backends.py"}:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+            assert not (called and node.func.attr == "generate"), f"{file}:{node.lineno}"

@@ -11,7 +11,7 @@ from palette.lm.rehearsal import rehearse
 from palette.lm.training import train_members
 from palette.members import Rollouts, adapter_key, family_key
 from palette.params import Adapters, Params
-from palette.passes import TOGETHER, Forecast, Pass, announce, foretell, is_long, split
+from palette.passes import TOGETHER, Forecast, Pass, announce, foretell, is_long, reckon, split
 from palette.store import Store
 from tests.test_fanout import running_cluster
 
@@ -221,6 +221,11 @@ def test_what_is_about_to_be_trained_is_said(capfd):
     assert said == (
         "training: 3 of rank 2 in 2 passes, 12 supervised steps of 32 rows and 2 RLOO steps of 32 "
         "rows each, at most 3 min a phase\n"
+    )
+    announce(part, [Pass(["a"], ["1"])], "training", reckon(part, 10.0, 20.0, 3))
+    trained, generated = (12 + 2) * 32 * 30 / 1e6, 2 * 32 * 20 / 1e6
+    assert capfd.readouterr().err.endswith(
+        f"a phase: at most {trained:.3g} M tokens to train on and {generated:.3g} M tokens to generate\n"
     )
 
 

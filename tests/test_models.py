@@ -8,12 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from tiny_models import ARCHITECTURES, save, tiny
 
 from palette import base
 from palette.errors import PaletteError
 from palette.lm import models, templates
-from palette.lm.models import cached_base, digest, load_base, pick_device, with_adapters
+from palette.lm.models import (
+    cached_base,
+    digest,
+    load_base,
+    load_shape,
+    pick_device,
+    with_adapters,
+)
 
 SOURCE = Path(__file__).parents[1] / "src"
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
@@ -148,6 +156,12 @@ def test_a_checkpoint_that_is_a_pickle_is_refused(tmp_path):
     torch.save({"lm_head.weight": Attack()}, tmp_path / "pytorch_model.bin")
     assert "safetensors" in refusal(tmp_path)
     assert not marker.exists()
+    said = (
+        r"keeps its weights in pytorch_model\.bin, which may run code .*; save them as safetensors"
+    )
+    with pytest.raises(PaletteError, match=said):
+        base.reference(str(tmp_path), None)
+    (tmp_path / "pytorch_model.bin").unlink()
     with pytest.raises(PaletteError, match=r"must hold config\.json and \*\.safetensors"):
         base.reference(str(tmp_path), None)
 
@@ -174,7 +188,9 @@ def test_code_of_a_checkpoint_is_never_run(tmp_path):
     own = {"AutoConfig": "modeling.Config", "AutoModelForCausalLM": "modeling.Model"}
     config |= {"model_type": "their_own", "auto_map": own}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert "cannot be loaded" in refusal(tmp_path)
+    assert "it needs code of its own, which is never run here" in refusal(tmp_path)
+    with pytest.raises(PaletteError, match="needs code of its own"):
+        models.shape_of(str(tmp_path), None)
     assert not marker.exists()
     for source in SOURCE.rglob("*.py"):
         said = re.findall(r"trust_remote_code\s*=\s*(\w+)", source.read_text(encoding="utf-8"))
@@ -186,7 +202,10 @@ def test_code_of_a_checkpoint_is_never_run(tmp_path):
     [
         ("./nowhere", None, "is not a directory"),
         ("a/b/c", None, "is not a directory"),
-        ("someone/model", None, "pin base.revision"),
+        ("model", None, "is not a directory"),
+        ("someone/model", None, r"pin base\.revision to a commit"),
+        ("someone/model", "main", r"pin base\.revision to a commit"),
+        ("someone/model", "0a1b2c", r"pin base\.revision to a commit"),
     ],
 )
 def test_a_base_that_cannot_be_meant_is_refused(model, revision, part):
@@ -195,8 +214,42 @@ def test_a_base_that_cannot_be_meant_is_refused(model, revision, part):
 
 
 def test_a_hub_id_is_referenced_by_its_commit():
-    said = base.reference("someone/model", "0a1b2c")
-    assert said == {"model": "someone/model", "revision": "0a1b2c", "files": {}}
+    commit = "0a1b2c3d" * 5
+    said = base.reference("someone/model", commit)
+    assert said == {"model": "someone/model", "revision": commit, "files": {}}
+
+
+def test_a_directory_that_is_no_base_is_refused(tmp_path):
+    save(tiny(), tmp_path)
+    with pytest.raises(PaletteError, match=r"leave base\.revision null"):
+        base.reference(str(tmp_path), "0a1b2c3d" * 5)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(PaletteError, match="holds a PEFT adapter; merge it"):
+        base.reference(str(tmp_path), None)
+
+
+def test_a_base_elsewhere_that_has_changed_is_not_read(tmp_path):
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "base"
+    save(tiny(), elsewhere)
+    folder.mkdir()
+    (folder / "reference.json").write_text(json.dumps(base.reference(str(elsewhere), None)))
+    load_base("cpu", folder)
+    (elsewhere / "generation_config.json").write_text("{}")
+    assert "has changed since stage base (generation_config.json)" in refusal(folder)
+    with pytest.raises(PaletteError, match="has changed"):
+        load_shape(folder)
+    elsewhere.rename(tmp_path / "gone")
+    assert "is no directory any more" in refusal(folder)
+
+
+def test_a_shape_is_the_base_without_its_weights(tmp_path):
+    lm = tiny("gpt2")
+    save(lm, tmp_path)
+    shape = load_shape(tmp_path)
+    assert {parameter.device.type for parameter in shape.model.parameters()} == {"meta"}
+    assert (shape.eos, shape.pad, shape.context) == (lm.eos, lm.pad, lm.context)
+    assert shape.digest == load_base("cpu", tmp_path).digest
+    assert shape.model.num_parameters() == lm.model.num_parameters()
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99", "meta:x"])
@@ -211,6 +264,22 @@ def test_a_model_that_names_no_end_has_none():
     model = type("Model", (), {"generation_config": type("C", (), {"eos_token_id": None})()})()
     silent = replace(lm, tokenizer=tokenizer, model=model)
     assert (silent.eos, silent.pad) == (set(), 0)
+
+
+def test_every_end_that_is_named_ends_an_answer():
+    lm = tiny()
+    for named in (3, [3], [3, lm.tokenizer.eos_token_id]):
+        model = copy.copy(lm.model)
+        model.generation_config = transformers.GenerationConfig(eos_token_id=named)
+        assert replace(lm, model=model).eos == {3, lm.tokenizer.eos_token_id}
+
+
+def test_a_pad_token_that_the_model_has_no_embedding_of_is_not_used():
+    lm = tiny()
+    tokenizer = copy.deepcopy(lm.tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id == len(lm.model.get_input_embeddings().weight)
+    assert replace(lm, tokenizer=tokenizer).pad == lm.tokenizer.eos_token_id
 
 
 def test_a_tokenizer_without_a_chat_template_has_a_plain_one():

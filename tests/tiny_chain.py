@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from counts import counted
 from reads import recorded
 from tokenizers import Tokenizer
 from tokenizers import models as vocabularies
@@ -24,7 +25,7 @@ from worlds import EOS, LONGEST, PAD, World
 from palette import tables, traits
 from palette.core import tuning
 from palette.lm.models import LanguageModel
-from palette.params import Params
+from palette.params import Base, Params
 
 WORDS = ["<pad>", "<eos>", "how", "it", "haha", "careful", "mend", "wipe"]
 CHAT = "{% for m in messages %}{{ m.content }} {% endfor %}"
@@ -92,10 +93,14 @@ def base() -> LanguageModel:
     return LanguageModel(model, tokenizer, torch.device("cpu"), "words")
 
 
-def build(folder: Path) -> None:
+def build(folder: Path, params: Params = PARAMS, elsewhere: Path | None = None) -> None:
     """Run every stage's own `main` in a folder, from a base, a prompts file and histories.
 
-    reads.json then has, for every stage, the files under data/ that it read.
+    reads.json then has, for every stage, the files under data/ that it read, and counts.json what it
+    asked of the base.
+
+    Args:
+        elsewhere: a model directory that stage `base` refers to, in place of the model of `base`.
     """
     for name in ("prompts", "users"):
         (folder / "inputs" / name).mkdir(parents=True)
@@ -115,19 +120,23 @@ def build(folder: Path) -> None:
         patch.chdir(folder)
         # Of three prompts nothing is sure: edits are kept in doubt, so that what follows meets some.
         patch.setattr(tuning, "DOUBT", 0.9)
-        tiny_models.save(base(), tables.DATA / "base")
-        found = {}
-        for name in STAGES:
+        if elsewhere is None:
+            tiny_models.save(base(), tables.DATA / "base")
+        else:
+            params = params.model_copy(update={"base": Base(model=str(elsewhere))})
+        found, counts = {}, {}
+        for name in (*(["base"] if elsewhere else []), *STAGES):
             module, *said = name.split()
             stage = import_module(f"palette.{module}")
-            calls = [[trait] for trait in PARAMS.trait_names] if name == "rewards" else [said]
-            kinds = [OF_MEMBERS, PARAMS] if name == "adapters" else [PARAMS]
-            with recorded() as files:
-                for words, params in product(calls, kinds):
+            calls = [[trait] for trait in params.trait_names] if name == "rewards" else [said]
+            kinds = [OF_MEMBERS, params] if name == "adapters" and params is PARAMS else [params]
+            with recorded() as files, counted() as passed:
+                for words, own in product(calls, kinds):
                     patch.setattr(sys, "argv", ["stage", *words])
-                    stage.main(params)
-            found[name] = sorted(files)
+                    stage.main(own)
+            found[name], counts[name] = sorted(files), passed
         (folder / "reads.json").write_text(json.dumps(found))
+        (folder / "counts.json").write_text(json.dumps(counts))
 
 
 def world(split: str) -> World:

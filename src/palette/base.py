@@ -5,12 +5,12 @@
 The sandbox's own model is trained here; any other is referenced by name, revision and hashes.
 """
 
-import hashlib
 import shutil
 from pathlib import Path
 
 from palette import stage, tables
 from palette.errors import PaletteError
+from palette.lm import hub
 from palette.lm.models import BASE, REFERENCE
 from palette.params import Params
 from palette.progress import progress
@@ -41,7 +41,11 @@ def _train(params: Params, folder: Path) -> dict[str, float]:
 
 
 def _refer(params: Params, folder: Path) -> dict[str, float]:
+    from palette.lm.fitness import require_fit
+    from palette.lm.models import load_base
+
     tables.write_json(folder / REFERENCE, reference(params.base.model, params.base.revision))
+    require_fit(load_base(params.runtime.device, folder))
     return {}
 
 
@@ -49,25 +53,36 @@ def reference(model: str, revision: str | None) -> dict:
     """What a base elsewhere is: its name, revision, and for a local directory the hashes of its files.
 
     Raises:
-        PaletteError: a local directory without a config, or with weights that are not safetensors.
+        PaletteError: a hub id without its commit; a local directory that is no whole causal model, or
+            whose weights are not safetensors.
     """
     folder = Path(model)
     if not folder.exists():
-        if model.count("/") > 1 or model.startswith((".", "/")):
+        if model.count("/") != 1 or model.startswith((".", "/", "~")):
             raise PaletteError(f"base.model '{model}' is not a directory; name one, or a hub id")
-        if revision is None:
-            raise PaletteError(f"base.model '{model}' is a hub id: pin base.revision to a commit")
+        if revision is None or not hub.COMMIT.fullmatch(revision):
+            raise PaletteError(
+                f"base.model '{model}' is a hub id: pin base.revision to a commit, the 40 digits of its "
+                "hash, since a branch or a tag can come to mean other files"
+            )
         return {"model": model, "revision": revision, "files": {}}
+    if revision is not None:
+        raise PaletteError(f"base.model '{model}' is a directory: leave base.revision null")
+    if (folder / "adapter_config.json").exists():
+        raise PaletteError(
+            f"base.model '{model}' holds a PEFT adapter; merge it into its model (merge_and_unload), save "
+            "that, and name its directory"
+        )
+    if not list(folder.glob("*.safetensors")):
+        for file in sorted(folder.glob("*")):
+            if file.suffix in hub.UNSAFE:
+                raise PaletteError(
+                    f"base.model '{model}' keeps its weights in {file.name}, which may run code when read; "
+                    "save them as safetensors (save_pretrained of transformers does)"
+                )
     if not (folder / "config.json").exists() or not list(folder.glob("*.safetensors")):
         raise PaletteError(f"base.model '{model}' must hold config.json and *.safetensors")
-    files = [file for file in sorted(folder.iterdir()) if file.is_file()]
-    hashes = {file.name: _sha256(file) for file in files}
-    return {"model": model, "revision": revision, "files": hashes}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
+    return {"model": model, "revision": None, "files": hub.hashes(folder)}
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from palette.embedding import Embedder
 from palette.fanout import fan_out
 from palette.lm import templates
 from palette.lm.generation import generate
-from palette.lm.models import LanguageModel, cached_base, load_base
-from palette.params import Insights, Params
+from palette.lm.models import BASE, LanguageModel, cached_base, digest
+from palette.params import Insights, Params, Runtime
 from palette.store import Store, key
 
 USERS_AT_ONCE = 24
@@ -84,14 +84,14 @@ def read_users(params: Params) -> Iterator[User]:
 def generate_missing(users: Sequence[User], params: Params) -> list[Rows]:
     """The result of every user: from the store, or generated now and stored at once."""
     store, limit = Store(params.runtime.store), params.rollouts.max_new_tokens
-    base, settings = load_base("cpu").digest, params.insights
+    base, settings = digest(BASE), params.insights
     embedder = embedding.find(settings.embedder)
     keys = {user.user_id: user_key(user, base, embedder, settings, limit) for user in users}
     missing = [user for user in users if not store.has(keys[user.user_id])]
     starts = range(0, len(missing), USERS_AT_ONCE)
     chunks = [missing[start : start + USERS_AT_ONCE] for start in starts]
     work = partial(
-        _portray, device=params.runtime.device, embedder=embedder, settings=settings, limit=limit
+        _portray, runtime=params.runtime, embedder=embedder, settings=settings, limit=limit
     )
     for results in fan_out(work, chunks, params.runtime, "insights, in groups of users"):
         for user, result in results.items():
@@ -197,9 +197,9 @@ def _contrasts(
 
 
 def _portray(
-    users: Sequence[User], device: str, embedder: Embedder, settings: Insights, limit: int
+    users: Sequence[User], runtime: Runtime, embedder: Embedder, settings: Insights, limit: int
 ) -> dict[str, Rows]:
-    return portray(cached_base(device), users, embedder, settings, limit)
+    return portray(cached_base(runtime.device, runtime.backend), users, embedder, settings, limit)
 
 
 def _quoted(user: User, chosen: Sequence[int]) -> list[tuple[str, str]]:

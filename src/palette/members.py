@@ -20,10 +20,10 @@ import polars as pl
 from palette import tables, traits
 from palette.fanout import fan_out, lent
 from palette.lm import templates
-from palette.lm.models import BASE, cached_base
+from palette.lm.models import BASE, cached_base, load_shape
 from palette.lm.models import digest as digest_of
 from palette.params import Adapters, Params
-from palette.passes import Pass, announce, foretell, is_long, split
+from palette.passes import Pass, Reckoned, announce, foretell, is_long, reckon, split
 from palette.progress import progress
 from palette.store import Store, key
 
@@ -95,7 +95,7 @@ def train(
     common: dict[str, Any] = {
         "params": params, "rollouts": rollouts, "weights": vectors, "settings": settings
     }  # fmt: skip
-    announce(settings, passes, words)
+    announce(settings, passes, words, _reckoned(params, rollouts, settings, len(missing)))
     if is_long(settings):
         rehearsal = fan_out(partial(_rehearse, **common), passes, params.runtime, "rehearsing")
         foretell(list(rehearsal), params.runtime.workers)
@@ -116,7 +116,8 @@ def train_family(params: Params) -> dict[str, bytes]:
         from palette.lm.training import train_family as train_for_all
 
         settings, words = params.adapters, "training the family"
-        announce(settings, [Pass(["the family"], [name])], words)
+        told = _reckoned(params, rollouts, settings)
+        announce(settings, [Pass(["the family"], [name])], words, told)
         checkpoint = _checkpoint(params, [name])
         with lent(params.runtime):
             base, task = cached_base(params.runtime.device), _task(params, rollouts)
@@ -127,6 +128,18 @@ def train_family(params: Params) -> dict[str, bytes]:
         store.save(name, files | {LOG: _table(log)})
         checkpoint.clear()
     return store.get(name)
+
+
+def _reckoned(
+    params: Params, rollouts: Rollouts, settings: Adapters, trained: int = 1
+) -> Reckoned | None:
+    """What so many members, or a family, will pass through the base; None where nothing is trained."""
+    if not trained:
+        return None
+    tokenizer = load_shape().tokenizer
+    asked = [templates.encode(tokenizer, templates.question(text)) for text in rollouts.questions]
+    question, answer = sum(map(len, asked)) / len(asked), params.rollouts.max_new_tokens
+    return reckon(settings, question, answer, len(params.trained), trained)
 
 
 def _checkpoint(params: Params, keys: Sequence[str]) -> Any:

@@ -247,6 +247,9 @@ class Runtime(Section):
     workers: Positive = Field(2, description="processes that share the work")
     threads: Positive = Field(1, description="per worker")
     device: str = Field("auto", description="auto, cpu, cuda or mps")
+    backend: Literal["transformers", "vllm"] = Field(
+        "transformers", description="what answers; vllm was never run by its makers"
+    )
     store: str = Field(".palette/store", min_length=1, description="any fsspec URL; safe to delete")
 
 

@@ -11,6 +11,8 @@ TOGETHER = 16
 """Members trained in one pass at most."""
 LONG = 20
 """Steps of a phase from which on a training is rehearsed."""
+LOOKS, LOOKED_AT = 10, 96
+"""Of lm.reaching: looks at a training in a phase, answers of each policy at a look."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,45 @@ class Pass:
     """the store's, of these and of those of the same part that are finished"""
 
 
-def announce(settings: Adapters, passes: Sequence[Pass], words: str) -> None:
+@dataclass(frozen=True)
+class Reckoned:
+    """What a training will pass through the base, its rehearsal included; answers at their longest."""
+
+    answers: float
+    generated: float
+    """tokens of those answers"""
+    read: float
+    """tokens passed forward alone: prompts, and answers that the base scores"""
+    trained: float
+    """tokens passed forward and back"""
+
+
+def reckon(
+    settings: Adapters, question: float, answer: float, traits: int, members: int = 1
+) -> Reckoned:
+    """Both phases of a family, or of so many members; `palette cost --plan` counts by the same.
+
+    Args:
+        question, answer: tokens of each, on average.
+        traits: of a family's weights.
+    """
+    again = 2 if is_long(settings) else 0
+    supervised = members * settings.batch * (settings.steps + (again if settings.steps else 0))
+    steps = settings.rloo_steps + (again if settings.rloo_steps else 0)
+    polished = members * settings.rloo_batch * steps
+    whole, looked = question + answer, 0
+    if settings.share:
+        places = members if settings.kind == "members" else traits + 1
+        phases = (settings.steps > 0) + (settings.rloo_steps > 0)
+        looked = phases * LOOKS * LOOKED_AT * places
+    read = polished * (whole + question / settings.generations) + 2 * looked * whole
+    answers = polished + looked
+    return Reckoned(answers, answers * answer, read, (supervised + polished) * whole)
+
+
+def announce(
+    settings: Adapters, passes: Sequence[Pass], words: str, reckoned: Reckoned | None = None
+) -> None:
     """Say on stderr what is about to be trained."""
     many = sum(len(some.names) for some in passes)
     phases = [
@@ -47,9 +87,17 @@ def announce(settings: Adapters, passes: Sequence[Pass], words: str) -> None:
     if many:
         print(
             f"{words}: {many} of rank {settings.rank} in {len(passes)} pass"
-            f"{'es' * (len(passes) > 1)}, {' and '.join(phases)} each{limit}",
+            f"{'es' * (len(passes) > 1)}, {' and '.join(phases)} each{limit}{_told(reckoned)}",
             file=sys.stderr,
         )
+
+
+def _told(reckoned: Reckoned | None) -> str:
+    if reckoned is None:
+        return ""
+    parts = (reckoned.trained, "train on"), (reckoned.generated, "generate")
+    counted = [f"{count / 1e6:.3g} M tokens to {what}" for count, what in parts if count]
+    return f": at most {' and '.join(counted)}"
 
 
 def is_long(settings: Adapters) -> bool:

@@ -210,7 +210,7 @@ def _content(edit: Edit) -> str:
 
 
 def _answer(tasks: Sequence[Task], params: Params, asked: _Asked) -> dict[Policy, pl.DataFrame]:
-    base = cached_base(params.runtime.device)
+    base = cached_base(params.runtime.device, params.runtime.backend)
     adapters = {Path(folder): weight for folder, weight in tasks[0][0].adapters}
     lm = with_adapters(base, adapters) if adapters else base
 

@@ -17,7 +17,7 @@ from palette.fanout import fan_out
 from palette.lm import templates
 from palette.lm.activations import embed, mlp_outputs
 from palette.lm.gradients import score_gradients
-from palette.lm.models import LanguageModel, cached_base, load_base
+from palette.lm.models import LanguageModel, cached_base, load_shape
 from palette.params import Params
 from palette.store import Store, key
 
@@ -57,7 +57,7 @@ class Rollouts:
 
 def read_users(params: Params) -> dict[str, Reading]:
     """Every user's reading: from the store, or made now and stored at once."""
-    lm, store = load_base("cpu"), Store(params.runtime.store)
+    lm, store = load_shape(), Store(params.runtime.store)
     sources = _sources(lm, params.subspaces.method)
     keys = {
         user: key("activations", lm.digest, own.insight, own.sides) for user, own in sources.items()

@@ -13,12 +13,12 @@ from palette.fanout import fan_out
 from palette.lm import templates
 from palette.lm.generation import generate, row_uniforms
 from palette.lm.models import cached_base
-from palette.params import Params, Rollouts
+from palette.params import Params, Rollouts, Runtime
 
 
 def main(params: Params) -> None:
     prompts = tables.read("prompts")
-    work = partial(_answer, settings=params.rollouts, device=params.runtime.device)
+    work = partial(_answer, settings=params.rollouts, runtime=params.runtime)
     frames = fan_out(
         work, _chunks(prompts, params.rollouts), params.runtime, "rollouts of the base"
     )
@@ -32,9 +32,9 @@ def _chunks(prompts: pl.DataFrame, settings: Rollouts) -> Iterator[tuple[str, st
         yield row["prompt_id"], row["prompt"], samples[row["split"]]
 
 
-def _answer(item: tuple[str, str, int], settings: Rollouts, device: str) -> pl.DataFrame:
+def _answer(item: tuple[str, str, int], settings: Rollouts, runtime: Runtime) -> pl.DataFrame:
     prompt_id, prompt, samples = item
-    base = cached_base(device)
+    base = cached_base(runtime.device, runtime.backend)
     ids = templates.encode(base.tokenizer, templates.question(prompt))
     uniforms = row_uniforms(samples, settings.max_new_tokens, "rollouts", settings.seed, prompt_id)
     answers = generate(base, [ids] * samples, settings.max_new_tokens, uniforms)

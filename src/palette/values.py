@@ -19,7 +19,7 @@ from palette.adapters import ADAPTERS
 from palette.fanout import fan_out
 from palette.lm import templates
 from palette.lm.generation import generate, row_uniforms
-from palette.lm.models import cached_base, digest, load_base, with_adapters
+from palette.lm.models import BASE, cached_base, digest, with_adapters
 from palette.lm.scoring import logprobs
 from palette.params import Params
 from palette.store import Store, key
@@ -34,7 +34,7 @@ def main(params: Params) -> None:
     plan = tables.read_json(tables.DATA / "plan" / "plan.json")
     prompts = tables.read("prompts").filter(pl.col("split") != "train")
     names = [member["id"] for member in plan["members"]]
-    base = load_base("cpu").digest
+    base = digest(BASE)
     made_by = {name: (base, digest(ADAPTERS / name)) for name in names}
     tables.write("values", _scored(params, _answers(params, made_by, prompts), prompts))
     tables.write("likelihoods", _likelihoods(params, made_by, prompts.filter(split="certify")))
@@ -92,7 +92,7 @@ def _stored(
 
 
 def _answer(name: str, params: Params, prompts: pl.DataFrame) -> tuple[str, pl.DataFrame]:
-    base = cached_base(params.runtime.device)
+    base = cached_base(params.runtime.device, params.runtime.backend)
     member = with_adapters(base, {ADAPTERS / name: 1.0})
     samples = params.values.samples.model_dump()
     counts = [samples[split] for split in prompts["split"]]

@@ -1,8 +1,10 @@
-"""`palette cost`: what the members cost to load and to hold, measured on this machine."""
+"""`palette cost`: what a run will take; what its members cost to hold, measured on this machine."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from palette.commands import screen
 from palette.errors import PaletteError
@@ -22,15 +24,37 @@ class Held:
     """member → the median time of REPEATS loads"""
 
 
-def cost() -> None:
-    """Measure what the members cost to load and to hold.
+def cost(
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="estimate a whole run before it starts; nothing is loaded"),
+    ] = False,
+    users: Annotated[int | None, typer.Option(min=1, help="--plan: as if so many")] = None,
+    members: Annotated[int | None, typer.Option(min=0, help="--plan: of the plan")] = None,
+    on: Annotated[
+        str, typer.Option(help="--plan: A100, H100, H200, B200 or MI300X, as published")
+    ] = "H100",
+    utilisation: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="--plan: share of the published rates reached")
+    ] = 0.3,
+) -> None:
+    """Estimate what a run takes, or measure its members.
 
-    One adapter per user stands beside them. They are loaded here and now, next
-    to the base, by PEFT on the CPU, as a server that switches between them
-    holds them. Nothing is written.
+    With --plan: answers, tokens, hours and memory of every stage on a named
+    accelerator, from params.yaml, the inputs and the base's config alone.
 
-    Example: palette cost
+    Without: the members of the last run are loaded here and now, next to the
+    base, by PEFT on the CPU, as a server that switches between them holds
+    them; one adapter per user stands beside them. Nothing is written.
+
+    Example: palette cost --plan --on H100
     """
+    if plan:
+        from palette.commands.forecast import show as estimate
+        from palette.params_file import load as read
+
+        estimate(read(), users, members, on, utilisation)
+        return
     from palette import stage, tables
     from palette.lm.models import load_base
     from palette.params_file import load

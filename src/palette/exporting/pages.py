@@ -15,14 +15,11 @@ HERE = Path(__file__).parent
 TAGS = ["lora", "palette", "personalization", "multi-objective"]
 
 
-def serving(
-    run: Finished, manifest: dict[str, Any], command: str, templated: bool, model: Any
-) -> str:
+def serving(run: Finished, manifest: dict[str, Any], command: str, model: Any) -> str:
     """README.md of a folder for vLLM.
 
     Args:
         command: as a person types it.
-        templated: the base has a chat template of its own.
         model: the base.
     """
     import jinja2
@@ -32,7 +29,7 @@ def serving(
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     return environment.get_template("serving.md.jinja").render(
-        run=run, manifest=manifest, command=command, templated=templated,
+        run=run, manifest=manifest, command=command,
         architecture=type(model).__name__, precision=str(model.dtype).removeprefix("torch."),
     )  # fmt: skip
 

@@ -4,7 +4,7 @@
     adapters/MEMBER/     PEFT adapters
     routes.csv           user_id, model: the one to ask for each user
     portfolio.json       the members' planes and cells, and the certificate, as the run wrote them
-    chat_template.jinja  only where the base has no chat template of its own
+    chat_template.jinja  only where the base has none of its own, or one that changes with the date
     README.md, export.json
 
 The certificate speaks of one sampler: temperature 1, nothing cut off, one limit of new tokens. vLLM
@@ -23,7 +23,7 @@ from palette.exporting import certified, pages, sameness
 from palette.exporting.finished import Finished
 from palette.exporting.folder import mark
 from palette.lm.models import LanguageModel
-from palette.lm.templates import PLAIN
+from palette.lm.templates import for_servers
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM takes as --max-lora-rank."""
@@ -44,12 +44,12 @@ def write(run: Finished, lm: LanguageModel, folder: Path) -> dict[str, Any]:
         PaletteError: vLLM takes no adapter of such a rank, or PEFT finds other policies in the
             exported files than those that were certified.
     """
-    templated = bool(lm.tokenizer.chat_template)
-    command = serve(run, templated)
+    template = for_servers(lm.tokenizer)
+    command = serve(run, template is None)
     hashes = run.write_adapters(folder / ADAPTERS)
     same = sameness.check(lm, {name: folder / ADAPTERS / name for name in hashes})
-    if not templated:
-        (folder / TEMPLATE).write_text(PLAIN, encoding="utf-8")
+    if template is not None:
+        (folder / TEMPLATE).write_text(template, encoding="utf-8")
     run.routes.select("user_id", model="member").sort("user_id").write_csv(folder / "routes.csv")
     tables.write_json(folder / "portfolio.json", run.portfolio)
     (folder / SERVE).write_text(script(command), encoding="utf-8")
@@ -64,7 +64,7 @@ def write(run: Finished, lm: LanguageModel, folder: Path) -> dict[str, Any]:
         "edits": certified.unserved(run.routes, run.evaluation),
         "checked": same,
     }
-    page = pages.serving(run, manifest, shown(command), templated, lm.model)
+    page = pages.serving(run, manifest, shown(command), lm.model)
     (folder / "README.md").write_text(page, encoding="utf-8")
     mark(folder, manifest)
     return manifest

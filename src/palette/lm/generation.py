@@ -15,6 +15,7 @@ import torch
 
 from palette.core.editing import Edits, RowWise
 from palette.errors import PaletteError
+from palette.lm.backends import answer
 from palette.lm.models import LanguageModel
 
 ROWS = 512
@@ -72,6 +73,12 @@ def generate(
     tokens: list[list[int]] = [[] for _ in prompts]
     logprobs = np.zeros(len(prompts))
     own = [part for part in (adapters, edits) if part is not None]
+    if lm.engine is not None and not own and prompts:
+        for row, (ids, logprob) in enumerate(answer(lm, prompts, max_new_tokens, uniforms)):
+            tokens[row], logprobs[row] = ids, logprob
+        if progress:
+            progress(len(prompts))
+        return Answers(tokens, _texts(lm, tokens), logprobs)
     with ExitStack() as attached:
         for part in own:
             attached.enter_context(part.attach(lm.model))
@@ -83,8 +90,11 @@ def generate(
                 tokens[row], logprobs[row] = ids, logprob
             if progress:
                 progress(len(rows))
-    texts = [lm.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in tokens]
-    return Answers(tokens, texts, logprobs)
+    return Answers(tokens, _texts(lm, tokens), logprobs)
+
+
+def _texts(lm: LanguageModel, tokens: list[list[int]]) -> list[str]:
+    return [lm.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in tokens]
 
 
 class _Batch:

@@ -1,6 +1,8 @@
 """Models beside the base: a local directory, or a hub's owner/name@commit; safetensors alone."""
 
+import hashlib
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,6 +11,9 @@ from palette.errors import PaletteError
 COMMIT = re.compile("[0-9a-f]{40}")
 UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".ot", ".onnx")
 """Weights that are no safetensors: never read, never downloaded."""
+
+SMALL = 64_000_000
+"""bytes of a file that is read again at every load"""
 
 Stamp = tuple[tuple[str, int, int], ...]
 """name, size and time of change of a folder's files"""
@@ -59,6 +64,47 @@ def find(key: str, name: str, besides: str = "") -> Path:
                 "read; save them as safetensors"
             )
     return folder
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """sha256 of each file at the top of a folder, by name."""
+    files = [file for file in sorted(folder.iterdir()) if file.is_file()]
+    return {file.name: _sha256(file) for file in files}
+
+
+def require_same(name: str, known: Mapping[str, str]) -> None:
+    """Make sure that a model's directory still is what stage `base` saw.
+
+    Files up to SMALL bytes are read again: config, tokenizer and templates. Of weights that are
+    larger the name is compared, since reading them would take as long as loading them.
+
+    Args:
+        known: file → sha256; empty for a hub id, which its commit pins.
+
+    Raises:
+        PaletteError: it is gone, or has changed.
+    """
+    folder = Path(name)
+    if not known:
+        return
+    if not folder.is_dir():
+        raise PaletteError(f"base.model '{name}' is no directory any more; put it back")
+    found = {file.name: file for file in folder.iterdir() if file.is_file()}
+    changed = set(found) ^ set(known)
+    changed |= {
+        file for file, path in found.items()
+        if file in known and path.stat().st_size <= SMALL and _sha256(path) != known[file]
+    }  # fmt: skip
+    if changed:
+        raise PaletteError(
+            f"base.model '{name}' has changed since stage base ({min(changed)}); put it back, or run "
+            "`dvc repro --force --single-item base`, and all that follows from it with the next run"
+        )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 def stamp(folder: Path) -> Stamp:

@@ -4,7 +4,7 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -154,7 +154,19 @@ def twin(lm: LanguageModel) -> LanguageModel:
     """A copy that shares the base's weights: whatever TRL wraps, patches or configures goes with it."""
     shared = (*lm.model.parameters(), *lm.model.buffers())
     model = copy.deepcopy(lm.model, {id(tensor): tensor for tensor in shared})
-    return replace(lm, model=model, tokenizer=copy.deepcopy(lm.tokenizer))
+    # Trainers ask for training mode, in which some families drop activations out: what is sampled,
+    # scored and served never does. Some only read an attribute for it, so the mode itself stays off.
+    model.train = partial(_as_it_is, model)
+    tokenizer = copy.deepcopy(lm.tokenizer)
+    # TRL pads and looks for ends by the tokenizer's own, which may be missing.
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(lm.pad)
+    if tokenizer.eos_token is None:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(min(lm.eos))
+    return replace(lm, model=model, tokenizer=tokenizer, engine=None)
+
+
+def _as_it_is(model: Any, mode: bool = True) -> Any:
+    return model
 
 
 def common(

@@ -5,13 +5,20 @@ chat template, or a plain one where it has none. Texts of users are data: they a
 quoted inside a message. Prompts after CHAMELEON (arXiv 2503.01048, section 3).
 """
 
+import json
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 Messages = list[dict[str, str]]
 
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+
+DATE = datetime(2024, 7, 26)
+FIXED = {"date_string": DATE.strftime("%d %b %Y"), "enable_thinking": False}
+"""What chat templates may ask for: a date that is the same every day, and answers without a draft."""
+TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 
 
 def question(prompt: str) -> Messages:
@@ -71,7 +78,8 @@ def encode(tokenizer: Any, messages: Messages, whole: bool = False) -> list[int]
     A control token spelt inside a message is read as the characters it is written with: a history
     that quotes one does not end its own message.
     """
-    template = None if tokenizer.chat_template else PLAIN
+    own = _own(tokenizer)
+    template = PLAIN if own is None else own
     control = [*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()]
     quoted = [m["content"] for m in messages if any(token in m["content"] for token in control)]
     # Where nothing is quoted the text is tokenized whole, exactly as the model's makers do.
@@ -79,12 +87,14 @@ def encode(tokenizer: Any, messages: Messages, whole: bool = False) -> list[int]
     names = {content: mark for mark, content in marks.items()}
     marked = [m | {"content": names.get(m["content"], m["content"])} for m in messages]
     text = tokenizer.apply_chat_template(
-        marked, chat_template=template, tokenize=False, add_generation_prompt=not whole
+        marked, chat_template=template, tokenize=False, add_generation_prompt=not whole, **FIXED
     )
     # A chat template writes its own special tokens; a plain one leaves them to the tokenizer.
-    special = template is not None
+    special = own is None
     if not marks:
-        return tokenizer(text, add_special_tokens=special)["input_ids"]
+        return _unended(
+            tokenizer, tokenizer(text, add_special_tokens=special)["input_ids"], special
+        )
     ids: list[int] = []
     for part in re.split("(\ue000\\d+\ue001)", text):
         data = part in marks
@@ -93,7 +103,37 @@ def encode(tokenizer: Any, messages: Messages, whole: bool = False) -> list[int]
             add_special_tokens=special and not ids and not data,
             split_special_tokens=data,
         )["input_ids"]
-    return ids
+    return _unended(tokenizer, ids, special)
+
+
+def for_servers(tokenizer: Any) -> str | None:
+    """The chat template with which a server, which adds no token to it, asks what was asked here.
+
+    Returns:
+        None where that is the model's own.
+    """
+    own = _own(tokenizer)
+    if own is None:
+        begins = encode(tokenizer, question("Why?"))[0] == tokenizer.bos_token_id
+        return ("{{ bos_token }}" if begins else "") + PLAIN
+    asked = [name for name in FIXED if name in own]
+    if own == tokenizer.get_chat_template() and not asked:
+        return None
+    return "".join(f"{{% set {name} = {json.dumps(FIXED[name])} %}}" for name in asked) + own
+
+
+def _own(tokenizer: Any) -> str | None:
+    """The model's own chat template, without what changes from day to day."""
+    if not tokenizer.chat_template:
+        return None
+    text: str = tokenizer.get_chat_template()
+    return TODAY.sub(lambda call: json.dumps(DATE.strftime(call[2])), text)
+
+
+def _unended(tokenizer: Any, ids: list[int], special: bool) -> list[int]:
+    """Some tokenizers put an end behind every text, after which nothing would be answered."""
+    ended = special and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id
+    return ids[:-1] if ended else ids
 
 
 def _user(content: str) -> Messages:

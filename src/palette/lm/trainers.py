@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
 from trl import RLOOTrainer, SFTTrainer
+from trl.trainer.utils import selective_log_softmax
 
 from palette.core.draws import by_length
 from palette.errors import PaletteError
@@ -147,8 +148,16 @@ class ReinforceTrainer(RLOOTrainer):
     def _scored(
         self, model: Any, ids: Tensor, attention: Tensor, longest: int
     ) -> tuple[Tensor, Tensor, None]:
+        """As TRL's own, but that rows count positions from their own first token, behind the padding."""
         self.rows.focus(None if model is self.ref_model else self.condition)
-        logps, *_ = super()._get_per_token_logps_and_entropies(self.model, ids, attention, longest)
+        own: Any = self.model
+        logits = own(
+            input_ids=ids, attention_mask=attention, use_cache=False, logits_to_keep=longest + 1,
+            position_ids=(attention.cumsum(1) - 1).clamp(min=0),
+        ).logits[:, :-1]  # fmt: skip
+        # A family that knows no logits_to_keep gives all of them.
+        logits = logits[:, -longest:].float()
+        logps = selective_log_softmax(logits, ids[:, -longest:])
         return logps, torch.zeros_like(logps), None  # TRL logs the entropy, which nobody reads
 
     def _compute_loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:

@@ -1,0 +1,244 @@
+"""What the chain will ask of the base, counted from params.yaml and the inputs before anything runs.
+
+Numbers of answers follow from the parameters. Their tokens are at most as many as counted: an answer
+counts as if it were cut off. Where the work hangs on what only a run can tell (members of the plan,
+clusters, users who come to share a policy), it is counted at its most. No stage may depend on this.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import ceil, comb
+
+from palette.core.compute import Tokens
+from palette.params import Adapters, Params
+from palette.passes import reckon
+from palette.schema import SPLITS
+
+ROWS = 512
+"""lm.generation.ROWS: answers decoded in one batch"""
+USERS_AT_ONCE = 24
+METHODS = 3
+"""The tuned methods that have an edit for every user: the edit and its two controls."""
+SHARING, TIMES = 4, 16
+"""shared.MANY and shared.TIMES: a policy that so many users share is asked so much more often"""
+TENTHS = 10
+RUBRIC = 24
+"""Tokens that a rubric puts around a question and an answer, about."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known, or supposed, of the inputs. Tokens are the base's own."""
+
+    prompts: Mapping[str, int]
+    """split → prompts"""
+    users: int
+    told: int
+    """users with at least one row that they liked"""
+    rows: int
+    """rows of all histories"""
+    question: float
+    """tokens of a question as it is asked, on average"""
+    row: float
+    """tokens of a row of a history, on average: what was asked and what was said"""
+    members: int
+    """of the plan"""
+    kept: int
+    """of the portfolio"""
+    clusters: int
+
+    def of(self, users: int) -> "Facts":
+        """The same for another number of users, whose histories are as long."""
+        times = users / max(self.users, 1)
+        return replace(
+            self, users=users, told=round(times * self.told), rows=round(times * self.rows)
+        )
+
+
+def stages(params: Params, facts: Facts) -> dict[str, Tokens]:
+    """Stage → what passes through the base; stages that ask nothing of it are left out."""
+    found = {
+        "insights": _insights(params, facts),
+        "rollouts": _rollouts(params, facts),
+        "rewards": Tokens(read=_judged(params, facts, sum(_sampled(params, facts).values()))),
+        "preferences": Tokens(read=_judged(params, facts, _compared(params, facts))),
+        "subspaces": _subspaces(params, facts),
+        "tuning base": _trials(params, facts, _edits(params, facts)),
+        "family": training(params.adapters, facts.question, _limit(params), len(params.trained)),
+        "adapters": training(
+            params.adapters, facts.question, _limit(params), len(params.trained), facts.members
+        ),
+        "values": _values(params, facts),
+        "tuning members": _trials(params, facts, facts.kept * (1 + _tried(params, facts))),
+        "baselines": _baselines(params, facts),
+        "evaluation": _asked(params, facts, *_served(params, facts)),
+    }
+    unused = "adapters" if params.adapters.kind == "family" else "family"
+    return {name: own for name, own in found.items() if name != unused and own != Tokens()}
+
+
+def training(
+    settings: Adapters, question: float, answer: float, traits: int, members: int = 1
+) -> Tokens:
+    """A training of both phases, its rehearsal included: of a family, or of so many members.
+
+    Args:
+        question, answer: tokens of each, on average.
+    """
+    own = reckon(settings, question, answer, traits, members)
+    together = min(ROWS, settings.rloo_batch * members)
+    return Tokens(own.answers, own.generated, own.read, 0.0, own.trained, together)
+
+
+def _insights(params: Params, facts: Facts) -> Tokens:
+    settings, a, q = params.insights, _limit(params), facts.question
+    tried = 2 * facts.told * min(settings.candidates, facts.prompts["train"])
+    contrasts = settings.contrasts * facts.rows
+    answers = 2 * facts.told + tried + contrasts
+    shown = min(settings.items * facts.told, facts.rows)
+    read = 2 * (shown * facts.row + facts.told * q) + tried * (q + a) + facts.rows * q
+    read += tried * (q + 2 * a)  # each answer under the other insight
+    if settings.embedder == "base":
+        read += facts.rows * facts.row
+    together = min(ROWS, USERS_AT_ONCE * max(1.0, tried / max(facts.told, 1)))
+    return Tokens(answers, answers * a, read, together=together)
+
+
+def _rollouts(params: Params, facts: Facts) -> Tokens:
+    answers, batches = sum(_sampled(params, facts).values()), 0
+    samples = params.rollouts.samples.model_dump()
+    for split, prompts in facts.prompts.items():
+        batches += prompts * ceil(samples[split] / ROWS)
+    read = batches * facts.question  # each batch of one prompt reads it once
+    return Tokens(answers, answers * _limit(params), read, together=answers / max(batches, 1))
+
+
+def _subspaces(params: Params, facts: Facts) -> Tokens:
+    settings, whole = params.subspaces, facts.question + _limit(params)
+    sides = 4 if settings.method.startswith("contrast") else 2
+    read = facts.told * (_limit(params) + sides * params.insights.pairs * whole)
+    if settings.method == "style-vector":
+        read += (1 + params.insights.contrasts) * facts.rows * whole
+    rollouts = facts.prompts["train"] * settings.samples * whole
+    return Tokens(read=read + rollouts, traced=rollouts if settings.method == "gradient" else 0.0)
+
+
+def _values(params: Params, facts: Facts) -> Tokens:
+    samples, a = params.values.samples.model_dump(), _limit(params)
+    prompts = {split: facts.prompts[split] for split in SPLITS if split != "train"}
+    answers = facts.members * sum(n * samples[split] for split, n in prompts.items())
+    asked = facts.members * sum(prompts.values()) * facts.question
+    again = facts.members * facts.prompts["certify"]  # the base's rollouts under every member
+    read = 2 * asked + answers * a
+    read += again * (facts.question + params.rollouts.samples.certify * a)
+    return Tokens(answers, answers * a, read + _judged(params, facts, answers), together=ROWS)
+
+
+def _edits(params: Params, facts: Facts) -> int:
+    """Policies that are tried on the base, the identity among them."""
+    trials = len(params.tuning.strengths) * len(params.tuning.layers)
+    everyones = params.subspaces.groups == "everyone"
+    return 1 + trials + METHODS * (1 if everyones else facts.clusters) * _tried(params, facts)
+
+
+def _tried(params: Params, facts: Facts) -> int:
+    """Edits that are tried of one method, for one cluster or member."""
+    trials = len(params.tuning.strengths) * len(params.tuning.layers)
+    alone = params.subspaces.groups == "users"
+    return trials * (min(params.tuning.users, facts.users) if alone else 1)
+
+
+def _trials(params: Params, facts: Facts, policies: int) -> Tokens:
+    return _measured(
+        params, facts, policies * facts.prompts["select"], params.tuning.samples,
+        facts.prompts["select"],
+    )  # fmt: skip
+
+
+def _baselines(params: Params, facts: Facts) -> Tokens:
+    """What each user would be given instead, and the adapters that some of it takes."""
+    settings, whole = params.baselines, facts.question + _limit(params)
+    traits, few = len(params.trained), min(params.baselines.per_user, facts.users)
+    mixtures = min(facts.users, comb(TENTHS + traits - 1, traits - 1))
+    mixed = 2 if params.adapters.kind == "family" else 1  # the soup, and the family itself
+    apart = [
+        (2, facts.told),  # the insight, or a row of the history, in the prompt
+        (METHODS, _groups(params, facts)), (mixed, mixtures), (3, few), (2, 1), (1, facts.clusters),
+    ]  # fmt: skip
+    alone = sum(methods * own for methods, own in apart if not _shared(facts, own))
+    own = _asked(params, facts, alone, sum(methods * n for methods, n in apart) - alone)
+    trials = len(params.tuning.strengths) * len(params.tuning.layers)
+    tried = _trials(params, facts, 2 * few * (1 + trials))
+    phases = params.adapters.model_copy(
+        update={"kind": "members", "steps": settings.training, "rloo_steps": 0}
+    )
+    made = training(phases, facts.question, _limit(params), traits, traits + few)
+    pairs = few * settings.steps * params.insights.pairs
+    return Tokens(
+        own.answers + tried.answers, own.generated + tried.generated,
+        own.read + tried.read + 2 * pairs * whole + facts.rows * facts.row, 0.0,
+        made.trained + 3 * pairs * whole, own.together,
+    )  # fmt: skip
+
+
+def _shared(facts: Facts, policies: int) -> bool:
+    """Whether so many users come to share each of a method's policies that it is asked more often."""
+    return facts.users >= SHARING * policies
+
+
+def _served(params: Params, facts: Facts) -> tuple[int, int]:
+    """Policies of users' members with their edits: those of one user each, and those that many share."""
+    policies = min(facts.users, _groups(params, facts) * max(1, facts.kept))
+    return (0, policies) if _shared(facts, policies) else (policies, 0)
+
+
+def _groups(params: Params, facts: Facts) -> int:
+    """Groups that have an edit of their own."""
+    return {"users": facts.users, "clusters": min(facts.clusters, facts.users), "everyone": 1}[
+        params.subspaces.groups
+    ]
+
+
+def _asked(params: Params, facts: Facts, alone: int, shared: int) -> Tokens:
+    """Policies on the test prompts; those that many users share are asked more often."""
+    prompts, samples = facts.prompts["test"], params.baselines.samples
+    one = _measured(params, facts, alone * prompts, samples, prompts)
+    many = _measured(params, facts, shared * prompts, TIMES * samples, prompts)
+    return Tokens(
+        one.answers + many.answers, one.generated + many.generated, one.read + many.read,
+        together=one.together if alone else many.together,
+    )  # fmt: skip
+
+
+def _measured(params: Params, facts: Facts, asked: float, samples: int, prompts: int) -> Tokens:
+    """Answers of policies, scored under the policy and under the base.
+
+    Args:
+        asked: prompts, over all policies.
+        prompts: of one policy.
+    """
+    answers, a = asked * samples, _limit(params)
+    read = 3 * asked * facts.question + 2 * answers * a + _judged(params, facts, answers)
+    return Tokens(answers, answers * a, read, together=min(ROWS, prompts * samples))
+
+
+def _sampled(params: Params, facts: Facts) -> dict[str, int]:
+    """Split → rollouts of the base."""
+    samples = params.rollouts.samples.model_dump()
+    return {split: n * samples[split] for split, n in facts.prompts.items()}
+
+
+def _compared(params: Params, facts: Facts) -> float:
+    """Answers that preferences scores: users' own, the base's beside them, pairs."""
+    settings = params.insights
+    return (1 + settings.contrasts) * facts.rows + 2 * settings.pairs * facts.told
+
+
+def _judged(params: Params, facts: Facts, answers: float) -> float:
+    """Tokens that rubrics read of so many answers, in both orders."""
+    rubrics = sum(trait.kind == "rubric" for trait in params.traits.values())
+    return 2 * rubrics * answers * (facts.question + _limit(params) + RUBRIC)
+
+
+def _limit(params: Params) -> int:
+    return params.rollouts.max_new_tokens
