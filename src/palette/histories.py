@@ -13,6 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from palette.conversations import CONVERSATION
+from palette.forgotten import Forgotten
 from palette.lamp import QUESTION
 from palette.readers import read_rows
 from palette.records import Columns
@@ -24,6 +25,8 @@ COLUMNS = Columns(
 )
 SECONDS, MILLISECONDS = re.compile(r"\d{9,10}(\.\d+)?"), re.compile(r"\d{12,13}")
 """Since 1970, as logs write moments from 1973 to 2286."""
+WITHHELD = '"withheld: users are forgotten, and this row names none"'
+"""As JSON, in place of a row's content."""
 PUBLIC = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -45,6 +48,27 @@ def read_histories(path: str | Path) -> pl.DataFrame:
         PaletteError: the file is missing, empty, of another format or lacks a column.
     """
     return read_rows(path, COLUMNS)
+
+
+def without(rows: pl.DataFrame, gone: Forgotten) -> pl.DataFrame:
+    """The rows of a histories file but for those of users who are forgotten.
+
+    Once anyone is, a row that names no user keeps no content: nobody can say whose words it has.
+    """
+    if not gone:
+        return rows
+    named = rows["user_id"].drop_nulls().unique()
+    unknown = pl.col("user_id").is_null()
+    mine = pl.col("user_id").is_in(gone.among(named))
+    cells = [
+        pl.when(unknown).then(pl.lit(None, pl.String)).otherwise(pl.col(name)).alias(name)
+        for name in COLUMNS.all
+        if name in rows.columns
+    ]
+    content = pl.when(unknown).then(pl.lit(WITHHELD))
+    if "content" in rows.columns:
+        content = content.otherwise(pl.col("content"))
+    return rows.filter(~mine.fill_null(False)).with_columns(*cells, content=content)
 
 
 def validate(rows: pl.DataFrame, unseen: float) -> Validated:

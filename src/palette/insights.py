@@ -29,7 +29,7 @@ from palette.lm import templates
 from palette.lm.generation import generate
 from palette.lm.models import LanguageModel, cached_base, load_base
 from palette.params import Insights, Params
-from palette.store import Store, key
+from palette.store import Store, key, of
 
 USERS_AT_ONCE = 24
 RESULT = "result.json"
@@ -109,7 +109,7 @@ def user_key(user: User, base: str, embedder: Embedder, settings: Insights, limi
     made_of = [user.user_id, user.rows, user.asked]
     # A directory is what it holds, wherever it lies.
     chosen = settings.model_dump(exclude={"embedder"}) | {"embedder": embedder.digest}
-    return key("insights", base, made_of, chosen, limit, wording)
+    return of(key("insights", base, made_of, chosen, limit, wording), user.user_id)
 
 
 def portray(

@@ -8,15 +8,16 @@ the sandbox only.
 
 import polars as pl
 
-from palette import stage, tables
+from palette import forgotten, stage, tables
 from palette.errors import PaletteError
-from palette.histories import read_histories, validate
+from palette.histories import read_histories, validate, without
 from palette.params import Params
 
 
 def main(params: Params) -> None:
     rows, hidden = read(params)
-    valid = validate(rows, params.users.unseen)
+    gone = forgotten.read()
+    valid = validate(without(rows, gone), params.users.unseen)
     if valid.users.is_empty():
         raise PaletteError(
             f"no row of {params.users.file} can be used, the first since {valid.rejected['reason'][0]}: "
@@ -24,7 +25,7 @@ def main(params: Params) -> None:
         )
     for name in ("users", "histories", "rejected"):
         tables.write(name, getattr(valid, name))
-    tables.write("hidden", hidden)
+    tables.write("hidden", without(hidden, gone))
     print(
         f"users: {len(valid.users)} users, {len(valid.histories)} rows kept, "
         f"{len(valid.rejected)} rejected"
