@@ -6,6 +6,7 @@ the chain's estimates can be laid.
 
 import json
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 from itertools import product
 from pathlib import Path
@@ -97,27 +98,39 @@ def build(folder: Path) -> None:
 
     reads.json then has, for every stage, the files under data/ that it read.
     """
+    write_inputs(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        tiny_models.save(base(), tables.DATA / "base")
+        found = run_stages(STAGES)
+        (folder / "reads.json").write_text(json.dumps(found))
+
+
+def write_inputs(folder: Path, histories: dict[str, list[str]] = HISTORIES) -> None:
+    """A prompts file and histories, each row of which a user says with one of `histories`' answers."""
     for name in ("prompts", "users"):
-        (folder / "inputs" / name).mkdir(parents=True)
+        (folder / "inputs" / name).mkdir(parents=True, exist_ok=True)
     rows = [f"{q},{q},{split}" for split, asked in QUESTIONS.items() for q in asked]
     text = "\n".join(["prompt,topic,split", *rows])
     (folder / "inputs/prompts/prompts.csv").write_text(text)
-    told = {user: "true" if user in PUBLIC else "" for user in [*HISTORIES, *SILENT]}
+    told = {user: "true" if user in PUBLIC else "" for user in [*histories, *SILENT]}
     rows = [
         f"{user},how mend,{said},{told[user]}"
-        for user, answers in HISTORIES.items()
+        for user, answers in histories.items()
         for said in answers
     ]
     rows += [f"{user},,,{told[user]}" for user in SILENT]
     text = "\n".join(["user_id,prompt,response,public", *rows])
     (folder / "inputs/users/users.csv").write_text(text)
+
+
+def run_stages(names: Iterable[str]) -> dict[str, list[str]]:
+    """Run stages in the working directory; the files under data/ that each read."""
+    found = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
         # Of three prompts nothing is sure: edits are kept in doubt, so that what follows meets some.
         patch.setattr(tuning, "DOUBT", 0.9)
-        tiny_models.save(base(), tables.DATA / "base")
-        found = {}
-        for name in STAGES:
+        for name in names:
             module, *said = name.split()
             stage = import_module(f"palette.{module}")
             calls = [[trait] for trait in PARAMS.trait_names] if name == "rewards" else [said]
@@ -127,7 +140,7 @@ def build(folder: Path) -> None:
                     patch.setattr(sys, "argv", ["stage", *words])
                     stage.main(params)
             found[name] = sorted(files)
-        (folder / "reads.json").write_text(json.dumps(found))
+    return found
 
 
 def world(split: str) -> World:

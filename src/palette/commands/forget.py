@@ -76,20 +76,22 @@ def forget(
 
 
 def find(users: list[str], purge: bool, keep_files: bool) -> list["Step"]:
-    """What is to be done, in this order: old versions first, since present artifacts tell of them."""
+    """What is to be done, in this order: what tells of the rest goes after it."""
     from palette.forgetting import artifacts, inputs, versions
     from palette.params_file import load
     from palette.store import Store
 
     params = load()
+    store = Store(params.runtime.store)
     steps = list(versions.steps(ROOT, users, CLONE)) if purge else []
     if not keep_files:
         files = inputs.files([params.users.file, params.routes.previous])
         steps += inputs.steps(files, users)
-    steps += artifacts.store_steps(Store(params.runtime.store), users)
+    steps += artifacts.store_steps(store, users)
     for root in (CLONE, ROOT):
         steps += artifacts.steps(root, users)
-    return steps
+    # What does not say whose it is goes where anything goes: first, since the rest tells that it has to.
+    return [*artifacts.nameless_steps(store, (CLONE, ROOT)), *steps] if steps else []
 
 
 def _say(users: list[str], new: list[str], steps: list["Step"]) -> None:

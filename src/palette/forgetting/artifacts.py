@@ -46,9 +46,6 @@ def steps(root: Path, users: Collection[str]) -> Iterator[Step]:
     groups = {OWN + user for user in gone}
     if index.exists() and groups & set(_named(tables.read_json(index))):
         yield Step(str(index.parent), "their own directions", partial(_drop_groups, root, groups))
-    for folder in sorted((root / FOLDER).glob("*")):
-        if folder.name.startswith(("user-", "sft-", "dpo-")):
-            yield Step(str(folder), "an adapter of one user's", partial(shutil.rmtree, folder))
     shown = _perhaps_shown(data, gone)
     for path in sorted((root / REPORTS).rglob("*")):
         if path.is_file() and tells_of(path.read_bytes(), shown):
@@ -56,11 +53,18 @@ def steps(root: Path, users: Collection[str]) -> Iterator[Step]:
 
 
 def store_steps(store: Store, users: Collection[str]) -> Iterator[Step]:
-    """Steps for the store: all that was made of these users, and of several users together."""
-    folders = {folder_of(user): "bundles of one user" for user in users}
-    for folder, what in (folders | {SHARED: "bundles of several users' data"}).items():
-        if found := store.listed(folder):
-            yield Step(f"{store.url}: {folder}", f"{len(found):,} {what}", partial(store.clear, folder))
+    """Steps for the store: all that was made of one of these users alone."""
+    for user in users:
+        yield from _clearing(store, folder_of(user), "bundles of one user")
+
+
+def nameless_steps(store: Store, roots: Collection[Path]) -> Iterator[Step]:
+    """Steps for what does not say whose it is: made of several users together, or lies there to be read."""
+    yield from _clearing(store, SHARED, "bundles of several users' data")
+    for root in roots:
+        for folder in sorted((root / FOLDER).glob("*")):
+            if folder.name.startswith(("user-", "sft-", "dpo-")):
+                yield Step(str(folder), "an adapter of one user's", partial(shutil.rmtree, folder))
 
 
 def tells_of(content: bytes, users: Collection[str]) -> bool:
@@ -69,6 +73,11 @@ def tells_of(content: bytes, users: Collection[str]) -> bool:
     return any(
         re.search(rb"(?<!\w)" + re.escape(form.encode()) + rb"(?!\w)", content) for form in forms
     )
+
+
+def _clearing(store: Store, folder: str, what: str) -> Iterator[Step]:
+    if found := store.listed(folder):
+        yield Step(f"{store.url}: {folder}", f"{len(found):,} {what}", partial(store.clear, folder))
 
 
 def _perhaps_shown(data: Path, users: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 In JSON files, which are one list, the others are written anew, with the same values.
 """
 
+import codecs
 import csv
 import json
 from collections.abc import Collection, Iterator
@@ -116,7 +117,9 @@ def _json(
         left = content | {"golds": kept} if isinstance(content, dict) else kept
         ascii_only = "\\u" in path.read_text(encoding=found, errors=encoding.ERRORS)
         text = json.dumps(left, ensure_ascii=ascii_only, indent=1)
-        target.write_text(text + "\n", encoding=found)
+        with path.open("rb") as file:
+            marked = file.read(3) == codecs.BOM_UTF8
+        target.write_text(text + "\n", encoding=found if marked else found.removesuffix("-sig"))
     return len(rows) - len(kept)
 
 
