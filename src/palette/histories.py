@@ -6,6 +6,7 @@ A bad row is lost alone: its user and the user's other rows stay.
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ import polars as pl
 from palette.conversations import CONVERSATION
 from palette.forgotten import Forgotten
 from palette.lamp import QUESTION
-from palette.readers import read_rows
+from palette.readers import read_batches, read_rows
 from palette.records import Columns
 
 COLUMNS = Columns(
@@ -48,6 +49,11 @@ def read_histories(path: str | Path) -> pl.DataFrame:
         PaletteError: the file is missing, empty, of another format or lacks a column.
     """
     return read_rows(path, COLUMNS)
+
+
+def read_histories_in_batches(path: str | Path) -> Iterator[pl.DataFrame]:
+    """The same, some rows after another."""
+    return read_batches(path, COLUMNS)
 
 
 def without(rows: pl.DataFrame, gone: Forgotten) -> pl.DataFrame:
