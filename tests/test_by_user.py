@@ -1,6 +1,7 @@
 """Histories larger than memory: the same tables, whatever the number of rows held at once."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -63,8 +64,9 @@ def test_the_stage_writes_the_same_tables_in_parts(tmp_path, monkeypatch, kind):
     })  # fmt: skip
     monkeypatch.chdir(tmp_path)
     write = {"csv": table.write_csv, "jsonl": table.write_ndjson, "parquet": table.write_parquet}
-    write[kind](f"rows.{kind}")
-    params = Params.model_validate({"traits": TRAITS, "users": {"file": f"rows.{kind}"}})
+    Path("inputs/users").mkdir(parents=True)
+    write[kind](file := f"inputs/users/rows.{kind}")
+    params = Params.model_validate({"traits": TRAITS, "users": {"file": file}})
     found = []
     for at_once, read in ((10_000, 10_000), (100, 30), (7, 1000)):
         monkeypatch.setattr(by_user, "AT_ONCE", at_once)

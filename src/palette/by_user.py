@@ -46,7 +46,7 @@ def _spilled(batches: Iterable[pl.DataFrame], folder: Path) -> Iterator[pl.DataF
     first = _first_users(counts)
     written: list[list[Path]] = [[] for _ in range(len(first) + 1)]
     for number, path in enumerate(came):
-        batch = pl.read_ipc(path, memory_map=False)
+        batch = pl.read_ipc(path)
         place = first.search_sorted(batch[USER], side="right").fill_null(0)
         batch = batch.with_columns(place.alias("part"))
         for (part,), own in batch.group_by("part", maintain_order=True):
@@ -55,7 +55,7 @@ def _spilled(batches: Iterable[pl.DataFrame], folder: Path) -> Iterator[pl.DataF
         path.unlink()
     for paths in written:
         if paths:
-            yield pl.concat([pl.read_ipc(path, memory_map=False) for path in paths], rechunk=True)
+            yield pl.concat([pl.read_ipc(path) for path in paths], rechunk=True)
         for path in paths:
             path.unlink()
 

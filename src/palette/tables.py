@@ -99,6 +99,31 @@ def read(name: str, trait: str | None = None) -> pl.DataFrame:
     return frame.select(_columns(table, frame, source))
 
 
+def read_users(name: str, users: pl.Series) -> pl.DataFrame:
+    """The rows of some users, in the order of the table, of which no more is held.
+
+    Args:
+        users: user_ids; reading is fast where they stand beside each other in a table sorted by user.
+
+    Raises:
+        PaletteError: as `read`.
+    """
+    table, source = TABLES[name], path(name)
+    if not source.exists():
+        raise PaletteError(f"{source} does not exist; run `dvc repro` to make it")
+    if users.is_empty():
+        return empty(name)
+    among = pl.col("user_id").is_between(pl.lit(users.min()), pl.lit(users.max()))
+    try:
+        rows = pl.scan_parquet(source).filter(among, pl.col("user_id").is_in(users.implode()))
+        frame = rows.collect(engine="streaming")
+    except pl.exceptions.ColumnNotFoundError:
+        raise PaletteError(f"{source} lacks the column user_id; run `dvc repro` again") from None
+    except pl.exceptions.PolarsError:
+        raise PaletteError(f"{source} is damaged; delete it and run `dvc repro`") from None
+    return frame.select(_columns(table, frame, source))
+
+
 def read_rewards(traits: list[str]) -> pl.DataFrame:
     """The base's rollouts with one column `reward_TRAIT` per trait."""
     frame = read("rollouts")

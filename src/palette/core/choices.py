@@ -94,38 +94,71 @@ def recency(age: np.ndarray, half_life: float | None) -> np.ndarray:
     return np.where(np.isnan(age) | (half_life is None), 1.0, 0.5 ** (age / (half_life or 1.0)))
 
 
-def expected(
-    rewards: np.ndarray, row: np.ndarray, teaches: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """What the base's answers to each row's prompt are worth, and how they lie about that.
+@dataclass(frozen=True)
+class Said:
+    """What the base says to the prompts of histories, alike for all users."""
 
-    A row's mean is drawn toward the mean of all rows as far as its few answers' scatter explains
-    that it differs: the best linear prediction of a random effect, by moments, trait by trait.
+    grand: np.ndarray
+    """(traits,) mean rewards of its answers"""
+    ratio: np.ndarray
+    """(traits,) variance between prompts over that of the answers to one"""
+    base: np.ndarray
+    """(at most ANSWERS, traits) rewards of answers, less what the others to the same prompt let expect"""
+
+    def expected(self, rewards: np.ndarray, row: np.ndarray, rows: int) -> np.ndarray:
+        """(rows, traits): what the base's answers to each row's prompt are worth.
+
+        A row's mean is drawn toward the mean of all rows as far as its few answers' scatter explains
+        that it differs: the best linear prediction of a random effect, by moments, trait by trait.
+        Of a row without answers nothing but the mean of all is known.
+
+        Args:
+            rewards: (answers, traits) of the base's own answers.
+            row: (answers,) int, the history row that each belongs to, from 0.
+        """
+        count, total = _sums(rewards, row, rows)
+        return self.lean(total / np.maximum(count, 1), count)
+
+    def lean(self, mean: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        return self.grand + (mean - self.grand) * answers * self.ratio / (answers * self.ratio + 1)
+
+
+def learn_said(rewards: np.ndarray, row: np.ndarray, teaches: np.ndarray) -> Said:
+    """What the base says, by the answers that teach.
 
     Args:
         rewards: (answers, traits) of the base's own answers.
         row: (answers,) int, the history row that each belongs to, from 0.
         teaches: (answers,) bool: others take no part in any estimate. Where none teaches, all do.
-
-    Returns:
-        (rows, traits) expected rewards, and (at most ANSWERS, traits) rewards of teaching answers
-        less what the others of their row let expect.
     """
     teaches = teaches if teaches.any() else np.ones(len(row), bool)
-    count = np.bincount(row)[:, None]
-    total = np.zeros((len(count), rewards.shape[1]))
-    np.add.at(total, row, rewards)
+    count, total = _sums(rewards, row, int(row.max(initial=-1)) + 1)
     grand = rewards[teaches].mean(0) if len(rewards) else np.zeros(rewards.shape[1])
-    ratio = _ratio(rewards[teaches], row[teaches])
-
-    def lean(mean: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        return grand + (mean - grand) * answers * ratio / (answers * ratio + 1)
-
+    found = Said(grand, _ratio(rewards[teaches], row[teaches]), rewards[:0])
     some = np.flatnonzero(teaches)
     some = some[np.linspace(0, len(some) - 1, min(ANSWERS, len(some))).astype(int)]
     others = count[row[some]] - 1
     rest = (total[row[some]] - rewards[some]) / np.maximum(others, 1)
-    return lean(total / np.maximum(count, 1), count), rewards[some] - lean(rest, others)
+    return Said(grand, found.ratio, rewards[some] - found.lean(rest, others))
+
+
+def expected(
+    rewards: np.ndarray, row: np.ndarray, teaches: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the base's answers to each row's prompt are worth, and how they lie about that, at once.
+
+    Returns:
+        (rows, traits) and (at most ANSWERS, traits), as `Said` has them.
+    """
+    said = learn_said(rewards, row, teaches)
+    return said.expected(rewards, row, int(row.max(initial=-1)) + 1), said.base
+
+
+def _sums(rewards: np.ndarray, row: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, 1) answers of each row, and (rows, traits) the sum of their rewards."""
+    total = np.zeros((rows, rewards.shape[1]))
+    np.add.at(total, row, rewards)
+    return np.bincount(row, minlength=rows)[:, None], total
 
 
 def _ratio(rewards: np.ndarray, row: np.ndarray) -> np.ndarray:
