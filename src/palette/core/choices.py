@@ -14,13 +14,13 @@ those have the chance that the prior gives, whatever w. A self-generated pair is
 (Bradley and Terry): σ(scale · w·Δ), Δ the difference of their rewards.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-USERS_AT_ONCE = 16
-"""So few that what is held of them stays in a processor's cache: three times as fast as 256."""
+USERS_AT_ONCE = 256
 SINGLE = np.float32
 """Of what is computed for each row and particle: twice as fast, and exact enough to add up."""
 STEP = 0.05
@@ -196,29 +196,70 @@ def likelihoods(
         for paired, own in enumerate(kinds):
             ends = np.searchsorted(choices.user[own], [some[0], some[-1] + 1])
             rows = own[slice(*ends)]
-            taught, begins = np.unique(choices.user[rows], return_index=True)
             worth = difference[rows] @ particles.T
+            taught, begins = np.unique(choices.user[rows], return_index=True)
+            spans = [slice(*ends) for ends in pairwise([*begins, len(rows)])]
             for place, scale in enumerate(scales if len(rows) else ()):
+                # One user's rows at a time stay in the processor's cache.
                 if paired:
-                    each = -np.logaddexp(0, -scale * worth)
+                    each = (-np.logaddexp(0, -scale * worth[span]) for span in spans)
                 else:
-                    each = (scale * STEP * steps[rows, None]).astype(SINGLE) * worth
-                    each -= partition[place, level[rows]]
-                    each = _mixed(each, masses, chooser.strangers)
-                each *= weight[rows, None]
-                total[place, taught - start] += np.add.reduceat(each, begins)
+                    liking = (scale * STEP * steps[rows, None]).astype(SINGLE)
+                    normal = partition[place]
+                    each = (
+                        liking[span] * worth[span] - normal[level[rows[span]]] for span in spans
+                    )
+                    each = _mixed(each, len(rows), spans, masses, chooser.strangers)
+                for user, span, log in zip(taught - start, spans, each, strict=True):
+                    log *= weight[rows[span], None]
+                    total[place, user] += _sum_of(log)
         yield some, np.logaddexp.reduce(total) - np.log(len(scales))
 
 
-def _mixed(log: np.ndarray, masses: np.ndarray, strangers: float) -> np.ndarray:
-    """Log-likelihoods (rows, particles) where a share of the rows is by anyone of the prior's."""
+def _mixed(
+    logs: Iterable[np.ndarray], rows: int, spans: Sequence[slice], masses: np.ndarray,
+    strangers: float,
+) -> Iterator[np.ndarray]:  # fmt: skip
+    """Log-likelihoods (rows, particles) where a share of the rows is by anyone of the prior's.
+
+    Args:
+        logs: of the rows of each span, if all were the user's own.
+    """
     if not strangers:
-        return log
-    own = np.exp(log, out=log)
+        yield from logs
+        return
+    own = np.empty((rows, len(masses)), SINGLE)
+    for span, log in zip(spans, logs, strict=True):
+        np.exp(log, out=own[span])
     other = SINGLE(strangers) * (own @ masses)[:, None]
-    own *= SINGLE(1 - strangers)
-    own += other
-    return np.log(own, out=own)
+    for span in spans:
+        part = own[span]
+        part *= SINGLE(1 - strangers)
+        part += other[span]
+        yield np.log(part, out=part)
+
+
+def _sum_of(rows: np.ndarray) -> np.ndarray:
+    """(columns,) sum of at least one row: as exact as np.add.reduceat's, bit for bit, and far faster."""
+    return rows[0] + _pairwise(rows[1:]) if len(rows) > 1 else rows[0]
+
+
+def _pairwise(rows: np.ndarray) -> np.ndarray:
+    """Sum over rows in eight parts, as numpy sums numbers that stand side by side."""
+    count = len(rows)
+    if count < 8:
+        return rows.sum(0)
+    if count > 128:
+        half = count // 2 - count // 2 % 8
+        return _pairwise(rows[:half]) + _pairwise(rows[half:])
+    whole = count - count % 8
+    parts = rows[:whole].reshape(-1, 8, rows.shape[1]).sum(0)
+    while len(parts) > 1:
+        parts = parts[::2] + parts[1::2]
+    total = parts[0]
+    for row in rows[whole:]:
+        total += row
+    return total
 
 
 def _partition(base: np.ndarray, particles: np.ndarray, scales: np.ndarray) -> np.ndarray:
