@@ -28,6 +28,7 @@ HISTORIES = tiny_chain.HISTORIES | {
 }  # fmt: skip
 BROKEN = f"\n{GONE},how mend,{WORD},true,one cell too many"
 SCRIPT = f"""
+import sys
 sys.path.insert(0, {str(SOURCE / "tests")!r})
 import tiny_chain
 from palette import report, tables
