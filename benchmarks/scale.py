@@ -171,12 +171,21 @@ def write_portfolio(users: int) -> None:
     planes = ideal.tangents(rng.dirichlet(np.ones(len(TRAITS)), MEMBERS), ("",) * MEMBERS)
     told = [
         {"id": f"m{k:02d}", "values": dict(zip(TRAITS, v, strict=True)), "cost": cost}
-        for k, (v, cost) in enumerate(zip(planes.values.tolist(), planes.costs.tolist(), strict=True))
+        for k, (v, cost) in enumerate(
+            zip(planes.values.tolist(), planes.costs.tolist(), strict=True)
+        )
     ]
     base = {"values": dict(zip(TRAITS, ideal.base().mean(0).tolist(), strict=True))}
     content = {"base": base, "members": told}
     tables.write_json(tables.DATA / "portfolio" / "portfolio.json", content)
-    choice = {"layers": "all", "strength": 0.0, "objective": 0.0, "kl": 0.0, "broken": 0.0, "chosen": True}
+    choice = {
+        "layers": "all",
+        "strength": 0.0,
+        "objective": 0.0,
+        "kl": 0.0,
+        "broken": 0.0,
+        "chosen": True,
+    }
     trial = {"method": "edit", "cluster": "everyone"} | choice
     tables.write("trials", pl.DataFrame([trial]))
     tables.write("member_trials", pl.DataFrame([{"member": own["id"]} | choice for own in told]))

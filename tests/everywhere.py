@@ -6,6 +6,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -31,10 +32,8 @@ def readings(content: bytes) -> Iterator[bytes]:
     elif content[:2] == b"\x1f\x8b":
         yield from readings(gzip.decompress(content))
     elif content[:1] == b"\x78":  # git's objects
-        try:
+        with suppress(zlib.error):
             yield zlib.decompress(content)
-        except zlib.error:
-            pass
     elif content[:2] == b"PK":
         packed = zipfile.ZipFile(io.BytesIO(content))
         for name in packed.namelist():

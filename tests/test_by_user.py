@@ -1,6 +1,7 @@
 """Histories larger than memory: the same tables, whatever the number of rows held at once."""
 
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def test_parts_are_whole_users_in_order(rows, monkeypatch, at_once):
         assert_frame_equal(found[0], rows)
         return
     seen = [set(part["user_id"].drop_nulls()) for part in found]
-    for before, after in zip(seen, seen[1:], strict=False):
+    for before, after in pairwise(seen):
         assert max(before) < min(after)
     assert all(len(part) <= at_once or len(own) <= 1 for part, own in zip(found, seen, strict=True)
                if None not in part["user_id"])  # fmt: skip

@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 import tiny_chain
 import tiny_models
-import tiny_project
 import yaml
 from tiny_project import SOURCE, Done, Project
 
@@ -87,7 +86,9 @@ def project(tmp_path_factory) -> Project:
     (project.root / "inputs/traits").mkdir()
     users.write_text(users.read_text() + BROKEN)
     (project.root / "stages.py").write_text(SCRIPT)
-    (project.root / "params.yaml").write_text(yaml.safe_dump(tiny_chain.PARAMS.model_dump(mode="json")))
+    (project.root / "params.yaml").write_text(
+        yaml.safe_dump(tiny_chain.PARAMS.model_dump(mode="json"))
+    )
     (project.root / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}, sort_keys=False))
     (project.root / ".gitignore").write_text("/data/\n/store/\n/reports/\n/inputs/\n/.palette/\n")
     tiny_models.save(tiny_chain.base(), project.root / tables.DATA / "base")
@@ -279,7 +280,11 @@ def test_the_list_says_who_is_on_it_and_names_nobody(tmp_path):
     assert forgotten.add(["ann", "שלום"], file) == ["ann", "שלום"]
     assert forgotten.add(["ann", "bob"], file) == ["bob"]
     found = forgotten.read(file)
-    assert [user for user in ("ann", "bob", "שלום", "An", "") if user in found] == ["ann", "bob", "שלום"]
+    assert [user for user in ("ann", "bob", "שלום", "An", "") if user in found] == [
+        "ann",
+        "bob",
+        "שלום",
+    ]
     assert "ann" not in file.read_text() and "שלום" not in file.read_text()
     other = tmp_path / "other.txt"
     forgotten.add(["cid"], other)
@@ -336,7 +341,10 @@ def take_out(path: Path, *users: str) -> None:
 
 
 def test_what_was_made_from_a_users_rows_is_known_by_who_made_it_from_what():
-    raw, table = Run(frozenset("r"), {"h": "histories", "x": "rejected"}), Run(frozenset("h"), {"t": "a"})
+    raw, table = (
+        Run(frozenset("r"), {"h": "histories", "x": "rejected"}),
+        Run(frozenset("h"), {"t": "a"}),
+    )
     after, other = Run(frozenset("t"), {"u": "b"}), Run(frozenset("q"), {"x": "rejected", "v": "c"})
     tainted, clean = spread([after, other, table, raw], {"h"})
     assert set(map(id, tainted)) == set(map(id, [raw, table, after]))

@@ -1,8 +1,9 @@
 """Rows of a file of any size, brought together by user: as many users at a time as fit in memory.
 
-What does not fit lies in a temporary folder meanwhile, as often as the rows are long.
+What does not fit lies in a folder meanwhile.
 """
 
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -14,6 +15,8 @@ import polars as pl
 AT_ONCE = 1 << 19
 """Rows of one part; a user with more has a part alone."""
 USER = "user_id"
+PLACE = Path(".palette/rows")
+"""Where they lie meanwhile: a folder for temporary files may be held in memory."""
 
 
 def parts(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
@@ -31,7 +34,9 @@ def parts(batches: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         if held:
             yield pl.concat(held, rechunk=True)
         return
-    with tempfile.TemporaryDirectory(prefix="palette-") as folder:
+    shutil.rmtree(PLACE, ignore_errors=True)  # of a run that was killed
+    PLACE.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(dir=PLACE) as folder:
         yield from _spilled(chain(held, batches), Path(folder))
 
 
@@ -64,7 +69,8 @@ def _first_users(counts: pl.DataFrame) -> pl.Series:
     """The first user of every part but the first, ascending."""
     counts = counts.drop_nulls(USER).sort(USER)
     ends = counts["len"].cast(pl.Int64).cum_sum().to_numpy()
-    starts, begin = [], 0
+    starts: list[int] = []
+    begin = 0
     while True:
         before = ends[begin - 1] if begin else 0
         begin = max(begin + 1, int(np.searchsorted(ends, before + AT_ONCE, side="right")))

@@ -71,9 +71,8 @@ def without(rows: pl.DataFrame, gone: Forgotten) -> pl.DataFrame:
         for name in COLUMNS.all
         if name in rows.columns
     ]
-    content = pl.when(unknown).then(pl.lit(WITHHELD))
-    if "content" in rows.columns:
-        content = content.otherwise(pl.col("content"))
+    content = pl.col("content") if "content" in rows.columns else pl.lit(None, pl.String)
+    content = pl.when(unknown).then(pl.lit(WITHHELD)).otherwise(content)
     return rows.filter(~mine.fill_null(False)).with_columns(*cells, content=content)
 
 
@@ -184,10 +183,10 @@ def _moment(text: str) -> str | None:
     """ISO 8601, whole: "2026" is its first day, and seconds or milliseconds since 1970 are UTC."""
     text = text.strip()
     try:
-        if SECONDS.fullmatch(text) or MILLISECONDS.fullmatch(text):
+        if "-" not in text and (SECONDS.fullmatch(text) or MILLISECONDS.fullmatch(text)):
             seconds = float(text) / (1 if SECONDS.fullmatch(text) else 1000)
             return datetime.fromtimestamp(seconds, UTC).isoformat()
-        if re.fullmatch(r"\d{4}(-\d\d)?", text):
+        if len(text) <= 7 and re.fullmatch(r"\d{4}(-\d\d)?", text):
             text += "-01-01"[len(text) - 4 :]
         return datetime.fromisoformat(text).isoformat()
     except ValueError:

@@ -102,7 +102,9 @@ def _read_csv(path: Path, columns: Columns) -> Iterator[pl.DataFrame]:
         first = next(_tolerant(path, lines), [])
         header = [] if isinstance(first, Fault) else [name.strip() for name in first]
         _check_columns(path, header, columns)
-        yield from frames((_record(header, line) for line in _tolerant(path, lines) if line), columns)
+        yield from frames(
+            (_record(header, line) for line in _tolerant(path, lines) if line), columns
+        )
 
 
 def _tolerant(path: Path, lines: Any) -> Iterator[list[str] | Fault]:

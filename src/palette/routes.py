@@ -16,7 +16,6 @@ from palette.core.routing import Regrets, choose, regrets
 from palette.errors import PaletteError
 from palette.params import Params
 
-
 USERS_AT_ONCE = 1 << 16
 
 

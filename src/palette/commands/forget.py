@@ -25,12 +25,12 @@ UNREACHED = (
 
 
 def forget(
-    users: Annotated[
-        list[str], typer.Argument(help="user_ids", autocompletion=completing.users)
-    ],
+    users: Annotated[list[str], typer.Argument(help="user_ids", autocompletion=completing.users)],
     purge: Annotated[
         bool,
-        typer.Option("--purge", help="also old versions: DVC's cache, its run-cache, the default remote"),
+        typer.Option(
+            "--purge", help="also old versions: DVC's cache, its run-cache, the default remote"
+        ),
     ] = False,
     keep_files: Annotated[
         bool, typer.Option("--keep-files", help="leave the rows in the files under inputs/")

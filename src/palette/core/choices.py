@@ -202,18 +202,32 @@ def likelihoods(
             for place, scale in enumerate(scales if len(rows) else ()):
                 # One user's rows at a time stay in the processor's cache.
                 if paired:
-                    each = (-np.logaddexp(0, -scale * worth[span]) for span in spans)
+                    each = _preferred(scale * worth, spans)
                 else:
                     liking = (scale * STEP * steps[rows, None]).astype(SINGLE)
-                    normal = partition[place]
-                    each = (
-                        liking[span] * worth[span] - normal[level[rows[span]]] for span in spans
-                    )
+                    each = _chosen(liking, worth, partition[place], level[rows], spans)
                     each = _mixed(each, len(rows), spans, masses, chooser.strangers)
                 for user, span, log in zip(taught - start, spans, each, strict=True):
                     log *= weight[rows[span], None]
                     total[place, user] += _sum_of(log)
         yield some, np.logaddexp.reduce(total) - np.log(len(scales))
+
+
+def _preferred(worth: np.ndarray, spans: Sequence[slice]) -> Iterator[np.ndarray]:
+    """Log-likelihoods (rows, particles) of each span's pairs."""
+    for span in spans:
+        yield -np.logaddexp(0, -worth[span])
+
+
+def _chosen(
+    liking: np.ndarray, worth: np.ndarray, partition: np.ndarray, level: np.ndarray,
+    spans: Sequence[slice],
+) -> Iterator[np.ndarray]:  # fmt: skip
+    """The same of answers among all; `partition` is (levels, particles)."""
+    for span in spans:
+        each = liking[span] * worth[span]
+        each -= partition[level[span]]
+        yield each
 
 
 def _mixed(

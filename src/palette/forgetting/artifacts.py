@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from palette import tables
+from palette.by_user import PLACE
 from palette.edits import DIRECTIONS, INDEX, SIDES
 from palette.forgetting import Step
 from palette.forgetting.holding import mine
@@ -62,6 +63,8 @@ def nameless_steps(store: Store, roots: Collection[Path]) -> Iterator[Step]:
     """Steps for what does not say whose it is: made of several users together, or lies there to be read."""
     yield from _clearing(store, SHARED, "bundles of several users' data")
     for root in roots:
+        if (rows := root / PLACE).exists():
+            yield Step(str(rows), "rows that a killed run left", partial(shutil.rmtree, rows))
         for folder in sorted((root / FOLDER).glob("*")):
             if folder.name.startswith(("user-", "sft-", "dpo-")):
                 yield Step(str(folder), "an adapter of one user's", partial(shutil.rmtree, folder))

@@ -7,6 +7,7 @@ import codecs
 import csv
 import json
 from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def steps(paths: Collection[Path], users: Collection[str]) -> Iterator[Step]:
     gone = frozenset(users)
     for path in paths:
         if count := rewritten(path, gone, None):
-            yield Step(str(path), f"{count:,} records", lambda path=path: _rewrite(path, gone))
+            yield Step(str(path), f"{count:,} records", partial(_rewrite, path, gone))
 
 
 def rewritten(path: Path, users: frozenset[str], target: Path | None) -> int:
@@ -51,7 +52,9 @@ def rewritten(path: Path, users: frozenset[str], target: Path | None) -> int:
     if kind == ".json" and (content := _list(path, found)) is not None:
         return _json(path, found, content, users, target)
     if found not in ("utf-8-sig", encoding.LEGACY):
-        raise PaletteError(f"{path} is in {found}: save it as UTF-8, so that lines can be taken out")
+        raise PaletteError(
+            f"{path} is in {found}: save it as UTF-8, so that lines can be taken out"
+        )
     pieces = _csv_records(path, found) if kind == ".csv" else _lines(path, found)
     count, out = 0, target.open("wb") if target else None
     for raw, record in pieces:
@@ -108,9 +111,7 @@ def _list(path: Path, found: str) -> Any:
     return content if whole or isinstance(content, list) else None
 
 
-def _json(
-    path: Path, found: str, content: Any, users: frozenset[str], target: Path | None
-) -> int:
+def _json(path: Path, found: str, content: Any, users: frozenset[str], target: Path | None) -> int:
     rows = content["golds"] if isinstance(content, dict) else content
     kept = [row for row in rows if not _is_of(row, users)]
     if target:

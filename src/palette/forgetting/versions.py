@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -17,9 +17,6 @@ from palette.errors import PaletteError
 from palette.forgetting import Step
 from palette.forgetting.holding import holds
 from palette.review import lock
-
-if TYPE_CHECKING:
-    from dvc.repo import Repo
 
 FIRST = "users"
 """The stage that reads histories: no other makes anything of them that it has not from there."""
@@ -67,7 +64,7 @@ def steps(root: Path, users: Collection[str], clone: Path) -> Iterator[Step]:
             raise PaletteError(f"DVC's cache or its remote cannot be read: {said}") from error
 
 
-def _steps(repo: "Repo", root: Path, users: Collection[str], clone: Path) -> Iterator[Step]:
+def _steps(repo: Any, root: Path, users: Collection[str], clone: Path) -> Iterator[Step]:
     places = list(_places(repo))
     runs = [
         *(run for place in places for run in _cached_runs(place)),
@@ -99,15 +96,17 @@ def spread(runs: Iterable[Run], holding: Collection[str]) -> tuple[list[Run], li
     """The runs that were made from objects that hold users, or made some; and the other runs."""
     found, left, reached = list[Run](), list(runs), set(holding)
     while True:
-        new = [run for run in left if run.deps & reached or set(run.outs) & set(holding)]
+        parts: tuple[list[Run], list[Run]] = [], []
+        for run in left:
+            parts[bool(run.deps & reached or set(run.outs) & set(holding))].append(run)
+        left, new = parts
         if not new:
             return found, left
         found += new
-        left = [run for run in left if run not in new]
         reached |= {md5 for run in new for md5 in run.outs}
 
 
-def _places(repo: "Repo") -> Iterator[Place]:
+def _places(repo: Any) -> Iterator[Place]:
     local = repo.cache.local
     legacy = repo.cache.legacy
     runs = legacy.fs.join(legacy.path, "runs")
@@ -179,7 +178,7 @@ def _blob(commit: Any, name: str) -> Any:
         return None
 
 
-def _derived(repo: "Repo") -> set[str] | None:
+def _derived(repo: Any) -> set[str] | None:
     """Paths of what stages make that come from FIRST, itself included; None where it is not there."""
     import networkx as nx
 
@@ -208,5 +207,3 @@ def _remove(fs: Any, paths: list[str]) -> None:
             fs.remove(path)
         except FileNotFoundError:
             continue
-
-
