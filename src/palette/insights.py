@@ -124,7 +124,7 @@ def user_key(user: User, base: str, embedder: Embedder, settings: Insights, limi
     ]  # fmt: skip
     made_of = [user.user_id, user.rows, user.asked]
     # A directory is what it holds, wherever it lies.
-    chosen = settings.model_dump(exclude={"embedder"}) | {"embedder": embedder.digest}
+    chosen = settings.model_dump(exclude={"embedder", "users"}) | {"embedder": embedder.digest}
     return of(key("insights", base, made_of, chosen, limit, wording), user.user_id)
 
 
