@@ -285,6 +285,7 @@ def test_the_list_says_who_is_on_it_and_names_nobody(tmp_path):
         "bob",
         "שלום",
     ]
+    assert [forgotten.line(user, file) for user in ("ann", "bob", "cid")] == [4, 6, None]
     assert "ann" not in file.read_text() and "שלום" not in file.read_text()
     other = tmp_path / "other.txt"
     forgotten.add(["cid"], other)

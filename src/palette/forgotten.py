@@ -64,6 +64,16 @@ def read(file: Path = FILE) -> Forgotten:
     return Forgotten({salt: frozenset(own) for salt, own in found.items()})
 
 
+def line(user: str, file: Path = FILE) -> int | None:
+    """The number of a user's line, from 1; None for a user who is not on the list."""
+    gone = read(file)
+    if user not in gone:
+        return None
+    told = {_hash(salt, user) for salt in gone.hashes}
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return next(number for number, text in enumerate(lines, 1) if text.strip() in told)
+
+
 def add(users: Collection[str], file: Path = FILE) -> list[str]:
     """Put users on the list, whole or not at all; hands back those who were not on it."""
     known = read(file)

@@ -45,12 +45,13 @@ def forget(
 ) -> None:
     """Forget users: their rows, insights, pairs, edits and routes, and what was made of them.
 
-    Their hashes go on a list, inputs/users/forgotten.txt, so that the next histories do not bring
-    them back; commit it. Their records leave the files under inputs/, their rows every artifact and
-    the store. What many users share is stale then: `dvc repro` makes it anew without them.
+    Their hashes go on a list, inputs/users/forgotten.txt, so that the next
+    histories do not bring them back: commit it. Their records leave the files
+    under inputs/, their rows every artifact and the store. What many users share
+    is stale then: `dvc repro` makes it anew. Stopped midway, run this again.
 
-    It cannot reach git's history of inputs/ and reports/, other clones, other remotes than the
-    default one, what was exported or put on a hub, backups, or the base. Stopped midway, run it again.
+    Out of reach: git's history of inputs/ and reports/, other clones, remotes
+    that are not the default one, what was exported or put on a hub, backups.
 
     Example: palette users forget u0007 --purge --reproduce
     """
@@ -98,6 +99,9 @@ def _say(users: list[str], new: list[str], steps: list["Step"]) -> None:
     from palette import forgotten
     from palette.commands import screen
 
+    for user in users:
+        if number := forgotten.line(user):
+            print(f"{user} is on the list already: {forgotten.FILE}, line {number}")
     table = screen.table("where", "what is taken out")
     if new:
         table.add_row(str(forgotten.FILE), f"{len(new)} hashes are added")
