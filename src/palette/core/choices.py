@@ -190,6 +190,7 @@ def likelihoods(
     particles, masses = prior.particles.astype(SINGLE), prior.masses.astype(SINGLE)
     difference, weight = choices.difference.astype(SINGLE), choices.weight.astype(SINGLE)
     partition = _partition(choices.base.astype(SINGLE), particles, np.outer(scales, STEP * levels))
+    weighted = bool((weight != 1).any())
     for start in range(0, users, USERS_AT_ONCE):
         some = np.arange(start, min(start + USERS_AT_ONCE, users))
         total = np.zeros((len(scales), len(some), len(prior.particles)))
@@ -208,7 +209,8 @@ def likelihoods(
                     each = _chosen(liking, worth, partition[place], level[rows], spans)
                     each = _mixed(each, len(rows), spans, masses, chooser.strangers)
                 for user, span, log in zip(taught - start, spans, each, strict=True):
-                    log *= weight[rows[span], None]
+                    if weighted:
+                        log *= weight[rows[span], None]
                     total[place, user] += _sum_of(log)
         yield some, np.logaddexp.reduce(total) - np.log(len(scales))
 
@@ -226,7 +228,7 @@ def _chosen(
     """The same of answers among all; `partition` is (levels, particles)."""
     for span in spans:
         each = liking[span] * worth[span]
-        each -= partition[level[span]]
+        each -= partition[level[span]] if len(partition) > 1 else partition
         yield each
 
 
