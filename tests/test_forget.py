@@ -3,6 +3,7 @@
 A DVC project of the real stages on the world of tests/tiny_chain.py, with a remote in a folder.
 """
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -144,9 +145,16 @@ def test_nothing_is_left_of_a_user_who_is_forgotten(project):
     original = (project.root / "inputs/users/users.csv").read_text()
     store = project.root / "store"
     kept = {str(p.relative_to(store)) for p in store.rglob("*") if p.is_file()}
+    made, free = ({digest for out in STAGES[name]["outs"] for digest in digests(project, out)}
+                  for name in ("rest", "free"))  # fmt: skip
+    assert made | free <= objects(project.root / ".dvc/cache") & objects(project.home / "remote")
     done = project.palette("users", "forget", GONE, "--purge", "--yes")
     assert done.status == 0, done.err
     assert everywhere.files_with(project.home, ALL) == []
+    # What was made of the user's rows is gone too, though nobody could read whose they were.
+    for place in (project.root / ".dvc/cache", project.home / "remote"):
+        assert not made & objects(place)
+        assert free <= objects(place)
     assert "git add inputs/users/forgotten.txt" in done.out and "git's history" in done.out
     # What is not the user's is where it was, and whoever else is served is served as before.
     left = {str(p.relative_to(store)) for p in store.rglob("*") if p.is_file()}
@@ -173,6 +181,17 @@ def test_forgetting_again_does_nothing_more(project):
     done = project.palette("users", "forget", GONE, "--purge", "--yes")
     assert done.status == 0 and f"nothing that this project can reach holds {GONE}" in done.out
     assert contents(project.home) == before
+
+
+def digests(project: Project, out: str) -> set[str]:
+    """md5 of the files that a stage made."""
+    files = [path for path in (project.root / out).rglob("*") if path.is_file()]
+    return {hashlib.md5(path.read_bytes()).hexdigest() for path in files}
+
+
+def objects(place: Path) -> set[str]:
+    """md5 of the objects in DVC's cache or a remote."""
+    return {path.parent.name + path.name for path in (place / "files").rglob("*")}
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -5,8 +5,9 @@ import polars as pl
 import pytest
 
 from palette import preferences, tables
-from palette.core.choices import Choices, Chooser, Prior, expected, from_rating, recency
+from palette.core.choices import Choices, Chooser, Prior, from_rating, recency
 from palette.core.preference import draw_particles, fit_prior, posterior
+from palette.core.said import expected
 from palette.params import Params
 
 SCALE, LEVEL = 5.0, 0.9

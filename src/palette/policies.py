@@ -34,8 +34,7 @@ TOGETHER = 24
 VERSION = 2
 """Raised when the same answers come to be sampled, scored or judged otherwise."""
 FILE = "worth.parquet"
-SEVERAL = ("one", "another")
-"""Whom a policy serves that is made of users' data, where nobody says whom."""
+SEVERAL = ("one", "another")  # where nobody says whom a policy serves
 
 Quotes = Mapping[str, Mapping[str, tuple[str, str]]]
 """user → prompt_id → the (prompt, response) of the history that is quoted before that prompt"""
@@ -194,7 +193,7 @@ def _keys(
     )  # fmt: skip
     adapters = {folder for policy, _, _ in tasks for folder, _ in policy.adapters}
     made_of = {folder: digest(Path(folder)) for folder in adapters}
-    edits = {policy.edit: _content(edit) for policy, edit, _ in tasks if edit}
+    edits = {policy.edit: edit.digest for policy, edit, _ in tasks if edit}
     return {
         policy: of(
             key(
@@ -213,15 +212,6 @@ def _judges(params: Params) -> list[Any]:
         (name, trait.makes, traits.code(trait), *filter(None, [traits.files(name, trait)]))
         for name, trait in params.trained.items()
     ]
-
-
-def _content(edit: Edit) -> str:
-    """sha256 of the tensors of an edit."""
-    total = hashlib.sha256()
-    for part in (edit.reads, edit.writes, edit.shift):
-        total.update(repr((tuple(part.shape), part.dtype)).encode())
-        total.update(part.detach().cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()
 
 
 def _answer(tasks: Sequence[Task], params: Params, asked: _Asked) -> dict[Policy, pl.DataFrame]:

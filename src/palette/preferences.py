@@ -14,15 +14,7 @@ import numpy as np
 import polars as pl
 
 from palette import scores, stage, tables
-from palette.core.choices import (
-    Choices,
-    Chooser,
-    Prior,
-    Said,
-    from_rating,
-    learn_said,
-    recency,
-)
+from palette.core.choices import Choices, Chooser, Prior, from_rating, recency
 from palette.core.preference import (
     COARSE,
     PARTICLES,
@@ -32,6 +24,7 @@ from palette.core.preference import (
     fit_prior,
     posterior,
 )
+from palette.core.said import Said, learn_said
 from palette.fanout import fan_out
 from palette.params import Params
 

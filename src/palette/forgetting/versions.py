@@ -5,8 +5,9 @@ written down: the run-cache, dvc.lock, and every dvc.lock that git has. An objec
 user made as well, byte for byte, stays, unless the user can be read in it.
 """
 
+import json
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from palette.review import lock
 FIRST = "users"
 """The stage that reads histories: no other makes anything of them that it has not from there."""
 LOCK = "dvc.lock"
+FOLDER = ".dir"
+"""How the md5 of a folder ends, whose object lists its files."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ def _steps(repo: Any, root: Path, users: Collection[str], clone: Path) -> Iterat
         *(run for place in places for run in _cached_runs(place)),
         *(run for text in _locks(root, clone) for run in _locked_runs(text)),
     ]
+    runs = [_opened(run, places) for run in runs]
     derived = _derived(repo)
     skipped = _unrelated(runs, derived)
     holding: set[str] = set()
@@ -114,7 +118,11 @@ def _places(repo: Any) -> Iterator[Place]:
     if repo.config["core"].get("remote") is None:
         return
     remote = repo.cloud.get_remote()
-    if remote.worktree or remote.config.get("version_aware") or remote.fs.version_aware:
+    if (
+        remote.worktree
+        or remote.config.get("version_aware")
+        or getattr(remote.fs, "version_aware", False)
+    ):
         raise PaletteError(
             f"remote '{remote.name}' keeps versions of its own (version_aware or worktree): delete "
             "the user's there, and make another remote the default one"
@@ -141,6 +149,25 @@ def _run(stage: dict[str, Any], files: tuple[tuple[Any, str], ...] = ()) -> Run:
     deps = frozenset(md5 for dep in stage.get("deps") or () if (md5 := dep.get("md5")))
     outs = {md5: out["path"] for out in stage.get("outs") or () if (md5 := out.get("md5"))}
     return Run(deps, outs, files)
+
+
+def _opened(run: Run, places: list[Place]) -> Run:
+    """The run with the files of the folders that it made."""
+    folders = {md5: path for md5, path in run.outs.items() if md5.endswith(FOLDER)}
+    inside = {
+        entry["md5"]: f"{path}/{entry['relpath']}"
+        for md5, path in folders.items()
+        for entry in _entries(md5, places)
+    }
+    return replace(run, outs=inside | run.outs) if inside else run
+
+
+def _entries(md5: str, places: list[Place]) -> list[dict[str, str]]:
+    for place in places:
+        if md5 in place.objects:
+            with place.fs.open(place.odb.oid_to_path(md5), "rb") as file:
+                return json.load(file)
+    return []
 
 
 def _loaded(text: bytes) -> Any:
@@ -198,7 +225,11 @@ def _unrelated(runs: Iterable[Run], derived: set[str] | None) -> set[str]:
     for run in runs:
         for md5, path in run.outs.items():
             paths.setdefault(md5, set()).add(path)
-    return {md5 for md5, own in paths.items() if not own & derived}
+    return {md5 for md5, own in paths.items() if not any(_within(path, derived) for path in own)}
+
+
+def _within(path: str, places: set[str]) -> bool:
+    return any(str(folder) in places for folder in (Path(path), *Path(path).parents))
 
 
 def _remove(fs: Any, paths: list[str]) -> None:
