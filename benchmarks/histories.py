@@ -21,9 +21,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from palette.core.choices import Choices, Chooser, expected, recency
+from palette.core.choices import Choices, Chooser, recency
 from palette.core.ideal import Ideal
 from palette.core.preference import COARSE, draw_particles, fit_chooser, fit_prior, posterior
+from palette.core.said import expected
 from palette.params_file import load
 from palette.progress import progress
 from palette.sandbox import people, world

@@ -21,8 +21,9 @@ def recorded() -> Iterator[set[str]]:
     """Files under ./data, as data/…, that are opened to be read while this is entered."""
     found: set[str] = set()
     with pytest.MonkeyPatch.context() as patch:
-        # These two open files in Rust, where Python's audit events do not see them.
+        # These open files in Rust, where Python's audit events do not see them.
         patch.setattr(pl, "read_parquet", _noting(pl.read_parquet))
+        patch.setattr(pl, "scan_parquet", _noting(pl.scan_parquet))
         patch.setattr(safetensors.torch, "load_file", _noting(safetensors.torch.load_file))
         _recording.append(found)
         try:

@@ -220,9 +220,10 @@ def test_a_quoted_row_stands_before_the_question_as_in_a_history():
 
 
 def test_policies_that_many_users_share_are_asked_more_often(params, monkeypatch):
-    asked_of = {}
+    asked_of, whose_of = {}, {}
 
-    def remember(_, asked, prompts, edits, words, samples, quotes):
+    def remember(_, asked, prompts, edits, words, samples, quotes, whose):
+        whose_of.update(whose)
         asked_of.update(dict.fromkeys(asked, samples))
         return pl.DataFrame({"policy": [policy.name for policy in asked]})
 
@@ -232,5 +233,6 @@ def test_policies_that_many_users_share_are_asked_more_often(params, monkeypatch
     chosen = {"a": dict.fromkeys(users, one), "b": dict.fromkeys(users[1:], few) | {"u0": one}}
     found = shared.worth(params, chosen, prompts, {}, "words")
     assert asked_of == {one: shared.TIMES, few: 1}
+    assert whose_of == {one: set(users), few: set(users[1:])}
     assert sorted(found["policy"]) == sorted([one.name, few.name])
     assert shared.worth(params, {"a": {}}, prompts, {}, "words").columns == ["policy"]

@@ -248,6 +248,21 @@ def test_stage_generates_new_users_only_and_repeats_itself_to_the_byte(tmp_path,
     assert "What about thing 5?" not in set(tables.read("pairs")["prompt"]), "a test prompt"
 
 
+def test_the_base_may_be_asked_about_some_users_alone(tmp_path, params, generated):
+    everyone = {f"u{n}": 1 for n in range(6)}
+    few = params.model_copy(update={"insights": params.insights.model_copy(update={"users": 2})})
+    make(tmp_path, everyone)
+    insights.main(few)
+    drawn = list(generated)
+    assert len(drawn) == 2 and set(tables.read("contrasts")["user_id"]) == set(drawn)
+    make(tmp_path, {user: rows for user, rows in everyone.items() if user != drawn[0]})
+    insights.main(few)
+    assert len(generated) == 3 and drawn[1] in set(tables.read("insights")["user_id"])
+    make(tmp_path, everyone)
+    insights.main(params)  # who was asked about stays so, whoever else is
+    assert set(generated) == set(everyone) and len(generated) == 6
+
+
 def test_a_user_is_generated_again_when_what_made_the_result_changes(tmp_path, params, generated):
     make(tmp_path, {"ann": 2, "bob": 2})
     insights.main(params)

@@ -5,8 +5,9 @@ import polars as pl
 import pytest
 
 from palette import preferences, tables
-from palette.core.choices import Choices, Chooser, Prior, expected, from_rating, recency
+from palette.core.choices import Choices, Chooser, Prior, from_rating, recency
 from palette.core.preference import draw_particles, fit_prior, posterior
+from palette.core.said import expected
 from palette.params import Params
 
 SCALE, LEVEL = 5.0, 0.9
@@ -247,6 +248,33 @@ def test_stage_tells_tastes_apart(data):
     assert brevity["ann"]["evidence"] == pytest.approx(3 + data.preferences.pairs)
     assert brevity["cy"]["evidence"] == 0
     assert all(r["low"] <= r["weight"] <= r["high"] for r in brevity.values())
+
+
+def test_groups_of_users_have_the_weights_of_all_at_once(data, monkeypatch):
+    """One after another, as a million would be read."""
+    preferences.main(data)
+    whole, chooser = tables.read("weights"), preferences.CHOOSER.read_text()
+    one = data.runtime.model_copy(update={"engine": "sequential"})
+    monkeypatch.setattr(preferences, "ROWS_AT_ONCE", 20)
+    assert len(preferences.blocks(tables.read("users").sort("user_id"))) > 2
+    preferences.main(data.model_copy(update={"runtime": one}))
+    assert preferences.CHOOSER.read_text() == chooser
+    found = tables.read("weights")
+    assert found.select("user_id", "trait").equals(whole.select("user_id", "trait"))
+    for name in ("weight", "low", "high", "evidence"):
+        np.testing.assert_allclose(found[name], whole[name], rtol=0, atol=1e-7)
+
+
+def test_users_whom_the_base_was_not_asked_about_have_weights_too(data):
+    """Their rows are laid beside what the base says on average."""
+    tables.write("contrasts", tables.read("contrasts").filter(pl.col("user_id") != "dee"))
+    preferences.main(data)
+    assert tables.read("weights").filter(user_id="dee")["evidence"].to_list() == [0, 0]
+    some = data.insights.model_copy(update={"users": 3})
+    preferences.main(data.model_copy(update={"insights": some}))
+    brevity = {r["user_id"]: r for r in tables.read("weights").filter(trait="brevity").to_dicts()}
+    assert brevity["dee"]["evidence"] == pytest.approx(3)
+    assert brevity["dee"]["weight"] > brevity["cy"]["weight"] > brevity["bob"]["weight"]
 
 
 def test_unseen_users_teach_the_prior_nothing(data):

@@ -221,6 +221,15 @@ def test_stage_routes_each_user_by_the_select_split(select):
     assert found["regret"][0] == pytest.approx(best - (w @ [0.9, 0.2] - 0.05))
 
 
+@pytest.mark.parametrize("rule", ["mean", "robust"])
+def test_groups_of_users_have_the_routes_of_all_at_once(select, monkeypatch, rule):
+    routes.main(params_with(rule=rule))
+    whole = tables.read("routes")
+    monkeypatch.setattr(routes, "USERS_AT_ONCE", 2)
+    routes.main(params_with(rule=rule))
+    assert tables.read("routes").equals(whole)
+
+
 def test_an_edit_that_was_not_tuned_is_said_and_not_guessed(select):
     write_trials([("edit", "c0", 0.5, "all")], [("brief", 0.0, "all"), ("funny", 1.0, "upper")])
     with pytest.raises(PaletteError, match="no edit was tuned for user 'cy' on 'base'"):

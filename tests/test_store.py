@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palette.errors import PaletteError
-from palette.store import Store, key
+from palette.store import SHARED, Store, folder_of, key, of
 
 FILES = {"a.bin": b"\x00\xff" * 10, "empty": b"", "deep/b.json": b"{}"}
 NAME = key("anything")
@@ -58,6 +58,23 @@ def test_what_was_deleted_is_gone_and_nothing_else(store):
     store.delete(NAME)
     store.save(NAME, FILES)
     assert store.load(NAME) == FILES
+
+
+def test_what_was_made_of_users_lies_apart(store):
+    own, other, both = of(NAME, "ann"), of(NAME, "bob"), of(NAME, "ann", "bob")
+    assert of(NAME) == NAME and of(NAME, "ann", "ann") == own
+    assert "ann" not in own and own.startswith(f"{folder_of('ann')}/")
+    assert both.startswith(f"{SHARED}/")
+    for name in (NAME, own, other, both):
+        store.save(name, FILES)
+        assert store.load(name) == FILES
+    assert len(store.listed(folder_of("ann"))) == 1
+    store.clear(folder_of("ann"))
+    assert [store.has(name) for name in (NAME, own, other, both)] == [True, False, True, True]
+    store.clear(folder_of("ann"))
+    assert store.listed(folder_of("ann")) == []
+    store.clear(SHARED)
+    assert [store.has(name) for name in (NAME, own, other, both)] == [True, False, True, False]
 
 
 def test_a_relative_store_stays_where_it_was_named(tmp_path, monkeypatch):

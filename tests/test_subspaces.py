@@ -99,6 +99,10 @@ def found() -> dict[str, torch.Tensor]:
     return load_file(edits.DIRECTIONS)
 
 
+def stored() -> set[Path]:
+    return {path for path in Path("store").rglob("*") if path.is_file()}
+
+
 def content() -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(edits.FOLDER.iterdir())}
 
@@ -125,14 +129,31 @@ def test_every_method_serves_every_user_by_every_kind_of_group(world, method, gr
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("groups", ["everyone", "clusters"])
+def test_edits_of_groups_need_no_more_room_for_more_users(world, method, groups):
+    """By the gradient no edit does, whatever the groups: directions are of traits."""
+    sizes, clusters = [], []
+    for users in (USERS, USERS | {f"{user}{n}": USERS[user] for user in USERS for n in range(3)}):
+        tell(users)
+        subspaces.main(params(method, groups, max_clusters=2))
+        sizes.append(edits.DIRECTIONS.stat().st_size)
+        clusters.append(len(edits.read(params(method, groups)).clusters))
+    assert clusters == [2, 2]
+    assert sizes[0] == sizes[1]
+    if method == "gradient":
+        subspaces.main(params(method, "users"))
+        assert edits.DIRECTIONS.stat().st_size == sizes[0]
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_one_more_user_is_read_alone_and_leaves_the_rest_as_they_are(world, method):
     settings = params(method)
     subspaces.main(settings)
-    before, kept = found(), set(Path("store").glob("*/*"))
+    before, kept = found(), stored()
     book = edits.read(settings)
     tell(USERS | NEW)
     subspaces.main(settings)
-    added = set(Path("store").glob("*/*")) - kept
+    added = stored() - kept
     assert len(added) == 1
     again = edits.read(settings)
     assert {user: again.users[user] for user in book.users} == book.users

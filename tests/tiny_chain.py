@@ -6,6 +6,8 @@ the chain's estimates can be laid.
 
 import json
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from importlib import import_module
 from itertools import product
 from pathlib import Path
@@ -102,30 +104,45 @@ def build(folder: Path, params: Params = PARAMS, elsewhere: Path | None = None) 
     Args:
         elsewhere: a model directory that stage `base` refers to, in place of the model of `base`.
     """
+    write_inputs(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        if elsewhere is None:
+            tiny_models.save(base(), tables.DATA / "base")
+        else:
+            params = params.model_copy(update={"base": Base(model=str(elsewhere))})
+        found, counts = run_stages([*(["base"] if elsewhere else []), *STAGES], params)
+        (folder / "reads.json").write_text(json.dumps(found))
+        (folder / "counts.json").write_text(json.dumps(counts))
+
+
+def write_inputs(folder: Path, histories: dict[str, list[str]] = HISTORIES) -> None:
+    """A prompts file and histories, each row of which a user says with one of `histories`' answers."""
     for name in ("prompts", "users"):
-        (folder / "inputs" / name).mkdir(parents=True)
+        (folder / "inputs" / name).mkdir(parents=True, exist_ok=True)
     rows = [f"{q},{q},{split}" for split, asked in QUESTIONS.items() for q in asked]
     text = "\n".join(["prompt,topic,split", *rows])
     (folder / "inputs/prompts/prompts.csv").write_text(text)
-    told = {user: "true" if user in PUBLIC else "" for user in [*HISTORIES, *SILENT]}
+    told = {user: "true" if user in PUBLIC else "" for user in [*histories, *SILENT]}
     rows = [
         f"{user},how mend,{said},{told[user]}"
-        for user, answers in HISTORIES.items()
+        for user, answers in histories.items()
         for said in answers
     ]
     rows += [f"{user},,,{told[user]}" for user in SILENT]
     text = "\n".join(["user_id,prompt,response,public", *rows])
     (folder / "inputs/users/users.csv").write_text(text)
+
+
+def run_stages(
+    names: Iterable[str], params: Params = PARAMS
+) -> tuple[dict[str, list[str]], dict[str, Counter]]:
+    """Run stages in the working directory; the files under data/ that each read, and what each asked."""
+    found, counts = {}, {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
         # Of three prompts nothing is sure: edits are kept in doubt, so that what follows meets some.
         patch.setattr(tuning, "DOUBT", 0.9)
-        if elsewhere is None:
-            tiny_models.save(base(), tables.DATA / "base")
-        else:
-            params = params.model_copy(update={"base": Base(model=str(elsewhere))})
-        found, counts = {}, {}
-        for name in (*(["base"] if elsewhere else []), *STAGES):
+        for name in names:
             module, *said = name.split()
             stage = import_module(f"palette.{module}")
             calls = [[trait] for trait in params.trait_names] if name == "rewards" else [said]
@@ -135,8 +152,7 @@ def build(folder: Path, params: Params = PARAMS, elsewhere: Path | None = None) 
                     patch.setattr(sys, "argv", ["stage", *words])
                     stage.main(own)
             found[name], counts[name] = sorted(files), passed
-        (folder / "reads.json").write_text(json.dumps(found))
-        (folder / "counts.json").write_text(json.dumps(counts))
+    return found, counts
 
 
 def world(split: str) -> World:

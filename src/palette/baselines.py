@@ -190,7 +190,8 @@ def trained(params: Params, users: list[str]) -> dict[str, dict[str, Policy]]:
     settings = params.adapters.model_copy(
         update={"steps": params.baselines.training, "rloo_steps": 0}
     )
-    made = members.train(params, corners | own, "training baselines' adapters", settings)
+    whose = {name: user for user, name in called.items()}
+    made = members.train(params, corners | own, "training baselines' adapters", settings, whose)
     for name, files in made.items():
         members.write(files, FOLDER / name)
         folders[name] = str(FOLDER / name)

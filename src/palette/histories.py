@@ -6,6 +6,7 @@ A bad row is lost alone: its user and the user's other rows stay.
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +14,9 @@ from pathlib import Path
 import polars as pl
 
 from palette.conversations import CONVERSATION
+from palette.forgotten import Forgotten
 from palette.lamp import QUESTION
-from palette.readers import read_rows
+from palette.readers import read_batches, read_rows
 from palette.records import Columns
 
 COLUMNS = Columns(
@@ -24,6 +26,8 @@ COLUMNS = Columns(
 )
 SECONDS, MILLISECONDS = re.compile(r"\d{9,10}(\.\d+)?"), re.compile(r"\d{12,13}")
 """Since 1970, as logs write moments from 1973 to 2286."""
+WITHHELD = '"withheld: users are forgotten, and this row names none"'
+"""As JSON, in place of a row's content."""
 PUBLIC = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -45,6 +49,31 @@ def read_histories(path: str | Path) -> pl.DataFrame:
         PaletteError: the file is missing, empty, of another format or lacks a column.
     """
     return read_rows(path, COLUMNS)
+
+
+def read_histories_in_batches(path: str | Path) -> Iterator[pl.DataFrame]:
+    """The same, some rows after another."""
+    return read_batches(path, COLUMNS)
+
+
+def without(rows: pl.DataFrame, gone: Forgotten) -> pl.DataFrame:
+    """The rows of a histories file but for those of users who are forgotten.
+
+    Once anyone is, a row that names no user keeps no content: nobody can say whose words it has.
+    """
+    if not gone:
+        return rows
+    named = rows["user_id"].drop_nulls().unique()
+    unknown = pl.col("user_id").is_null()
+    mine = pl.col("user_id").is_in(gone.among(named))
+    cells = [
+        pl.when(unknown).then(pl.lit(None, pl.String)).otherwise(pl.col(name)).alias(name)
+        for name in COLUMNS.all
+        if name in rows.columns
+    ]
+    content = pl.col("content") if "content" in rows.columns else pl.lit(None, pl.String)
+    content = pl.when(unknown).then(pl.lit(WITHHELD)).otherwise(content)
+    return rows.filter(~mine.fill_null(False)).with_columns(*cells, content=content)
 
 
 def validate(rows: pl.DataFrame, unseen: float) -> Validated:
@@ -154,10 +183,10 @@ def _moment(text: str) -> str | None:
     """ISO 8601, whole: "2026" is its first day, and seconds or milliseconds since 1970 are UTC."""
     text = text.strip()
     try:
-        if SECONDS.fullmatch(text) or MILLISECONDS.fullmatch(text):
+        if "-" not in text and (SECONDS.fullmatch(text) or MILLISECONDS.fullmatch(text)):
             seconds = float(text) / (1 if SECONDS.fullmatch(text) else 1000)
             return datetime.fromtimestamp(seconds, UTC).isoformat()
-        if re.fullmatch(r"\d{4}(-\d\d)?", text):
+        if len(text) <= 7 and re.fullmatch(r"\d{4}(-\d\d)?", text):
             text += "-01-01"[len(text) - 4 :]
         return datetime.fromisoformat(text).isoformat()
     except ValueError:

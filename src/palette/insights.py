@@ -29,7 +29,7 @@ from palette.lm import templates
 from palette.lm.generation import generate
 from palette.lm.models import BASE, LanguageModel, cached_base, digest
 from palette.params import Insights, Params, Runtime
-from palette.store import Store, key
+from palette.store import Store, key, of
 
 USERS_AT_ONCE = 24
 RESULT = "result.json"
@@ -69,16 +69,32 @@ def outcome(users: Sequence[User], results: Sequence[Rows]) -> str:
 
 
 def read_users(params: Params) -> Iterator[User]:
-    """Users with history, each with a few train prompts drawn by the user's name alone."""
+    """Users with history, each with a few train prompts drawn by the user's name alone.
+
+    With insights.users no more than so many, by the hashes of their names: a user who comes or goes
+    moves at most one other.
+    """
     train = tables.read("prompts").filter(pl.col("split") == "train")
     questions = train.sort("prompt_id")["prompt"].unique(maintain_order=True)
-    histories = tables.read("histories").sort("user_id", "row")
+    histories = (
+        tables.read_users("histories", drawn_users(params.insights.users))
+        if params.insights.users
+        else tables.read("histories")
+    ).sort("user_id", "row")
     for (user,), rows in histories.group_by("user_id", maintain_order=True):
         rng = np.random.default_rng(_seed("prompts", params.insights.seed, user))
         count = min(params.insights.candidates, len(questions))
         drawn = np.sort(rng.choice(len(questions), count, replace=False))
         content = rows.select("row", "prompt", "response", "rating").rows()
         yield User(user, content, questions.gather(drawn).to_list())
+
+
+def drawn_users(most: int) -> pl.Series:
+    """At most so many users with history, sorted."""
+    users = pl.scan_parquet(tables.path("histories")).select("user_id").unique().collect()
+    draw = [hashlib.sha256(f"asked about {user}".encode()).digest() for user in users["user_id"]]
+    drawn = users.with_columns(draw=pl.Series(draw, dtype=pl.Binary)).sort("draw").head(most)
+    return drawn["user_id"].sort()
 
 
 def generate_missing(users: Sequence[User], params: Params) -> list[Rows]:
@@ -108,8 +124,8 @@ def user_key(user: User, base: str, embedder: Embedder, settings: Insights, limi
     ]  # fmt: skip
     made_of = [user.user_id, user.rows, user.asked]
     # A directory is what it holds, wherever it lies.
-    chosen = settings.model_dump(exclude={"embedder"}) | {"embedder": embedder.digest}
-    return key("insights", base, made_of, chosen, limit, wording)
+    chosen = settings.model_dump(exclude={"embedder", "users"}) | {"embedder": embedder.digest}
+    return of(key("insights", base, made_of, chosen, limit, wording), user.user_id)
 
 
 def portray(

@@ -25,7 +25,7 @@ from palette.lm.models import digest as digest_of
 from palette.params import Adapters, Params
 from palette.passes import Pass, Reckoned, announce, foretell, is_long, reckon, split
 from palette.progress import progress
-from palette.store import Store, key
+from palette.store import Store, key, of
 
 LOG = "training.parquet"
 
@@ -67,7 +67,7 @@ def read_rollouts(params: Params) -> Rollouts:
 
 def train(
     params: Params, wanted: Mapping[str, Mapping[str, float]], words: str,
-    settings: Adapters | None = None,
+    settings: Adapters | None = None, users: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, bytes]]:  # fmt: skip
     """The files of every wanted adapter: from the store, or trained now and stored at once.
 
@@ -76,12 +76,13 @@ def train(
     Args:
         wanted: adapter → trait → weight; all adapters of one name are one adapter.
         settings: of the training; those of params unless given.
+        users: adapter → the user whose own it is; the others are nobody's.
     """
-    settings = settings or params.adapters
+    settings, users = settings or params.adapters, users or {}
     store, rollouts = Store(params.runtime.store), read_rollouts(params)
     base = digest_of(BASE)
     keys = {
-        name: adapter_key(params, rollouts, weights, base, settings)
+        name: of(adapter_key(params, rollouts, weights, base, settings), *_named(users.get(name)))
         for name, weights in wanted.items()
     }
     missing = [name for name in wanted if not store.has(keys[name])]
@@ -105,6 +106,10 @@ def train(
             store.save(keys[name], files)
         _checkpoint(params, some.keys).clear()
     return {name: store.get(found) for name, found in keys.items()}
+
+
+def _named(user: str | None) -> list[str]:
+    return [] if user is None else [user]
 
 
 def train_family(params: Params) -> dict[str, bytes]:

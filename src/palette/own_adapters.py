@@ -20,7 +20,7 @@ from palette.lm import templates
 from palette.lm.models import BASE, cached_base, digest
 from palette.params import Params, Tuning
 from palette.policies import Policy
-from palette.store import Store, key
+from palette.store import Store, key, of
 from palette.trials import worth
 
 FOLDER = Path(".palette/baselines")
@@ -61,10 +61,11 @@ def preferred(params: Params, users: Sequence[str]) -> dict[str, dict[str, Polic
         item: [Policy(), *(Policy(((folder, share),)) for share in shares(params.tuning))]
         for item, folder in trained.items()
     }
+    whose = {policy: [user] for (_, user), trials in tried.items() for policy in trials[1:]}
     values = policies.worth(
         params, [policy for trials in tried.values() for policy in trials],
         tables.read("prompts").filter(pl.col("split") == "select"), {}, "tuning users' own adapters",
-        params.tuning.samples, key=("tuning", params.tuning.seed),
+        params.tuning.samples, key=("tuning", params.tuning.seed), whose=whose,
     )  # fmt: skip
     weights = tastes.estimated(params.trait_names)
     found = {
@@ -89,7 +90,7 @@ def train(params: Params, pairs: Mapping[str, list[tuple[str, str, str]]]) -> di
     """(method, user) → the directory of an adapter: from the store, or trained now and stored."""
     store, base = Store(params.runtime.store), digest(BASE)
     keys = {
-        (method, user): adapter_key(params, method, own, base)
+        (method, user): of(adapter_key(params, method, own, base), user)
         for method, (user, own) in product(METHODS, pairs.items())
     }
     missing = [item for item in keys if not store.has(keys[item])]
@@ -98,7 +99,7 @@ def train(params: Params, pairs: Mapping[str, list[tuple[str, str, str]]]) -> di
         store.save(keys[item], files)
     folders = {}
     for (method, user), found in keys.items():
-        folder = FOLDER / f"{method}-{found[:12]}"  # a user's name is no path
+        folder = FOLDER / f"{method}-{found.rpartition('/')[2][:12]}"  # a user's name is no path
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in store.get(found).items():
             (folder / name).write_bytes(content)

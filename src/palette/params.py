@@ -49,6 +49,9 @@ class Users(Section):
 
 
 class Insights(Section):
+    users: Positive | None = Field(
+        None, description="users whom the base is asked about, drawn by name; null: all"
+    )
     items: Annotated[int, Field(ge=1, le=10)] = Field(
         4, description="history rows shown to the model"
     )

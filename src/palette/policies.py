@@ -8,7 +8,7 @@ measures that user's policies, not the rest.
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -27,13 +27,14 @@ from palette.lm.generation import Answers, generate, row_uniforms
 from palette.lm.models import BASE, cached_base, digest, with_adapters
 from palette.lm.scoring import Scores, score
 from palette.params import Params
-from palette.store import Store, key
+from palette.store import Store, key, of
 
 TOGETHER = 24
 """Policies of one set of adapters that a worker is handed at once."""
 VERSION = 2
 """Raised when the same answers come to be sampled, scored or judged otherwise."""
 FILE = "worth.parquet"
+SEVERAL = ("one", "another")  # where nobody says whom a policy serves
 
 Quotes = Mapping[str, Mapping[str, tuple[str, str]]]
 """user → prompt_id → the (prompt, response) of the history that is quoted before that prompt"""
@@ -51,6 +52,11 @@ class Policy:
     """the sentence put before the question"""
     quoting: str = ""
     """the user whose history is quoted before the question; not together with an insight"""
+
+    @property
+    def personal(self) -> bool:
+        """It is made of what some users said, be it by way of an edit."""
+        return bool(self.edit or self.insight or self.quoting)
 
     @property
     def name(self) -> str:
@@ -97,6 +103,7 @@ def worth(
     samples: int | None = None,
     quotes: Quotes | None = None,
     key: tuple[str, int] | None = None,
+    whose: Mapping[Policy, Collection[str]] | None = None,
 ) -> pl.DataFrame:
     """Mean rewards, KL to the base and side effects of each distinct policy on each prompt.
 
@@ -111,6 +118,8 @@ def worth(
         key: names random numbers that are the same for all policies, for choices among few of
             them. Unless told each policy has its own: the luck of common ones would be common to all
             users, where no interval over users could see it.
+        whose: whom a policy serves, of those made of users' data: what is measured of one that serves
+            one user alone is kept in that user's folder of the store.
 
     Returns:
         policy, prompt_id, response (the first answer), kl (nats), surprise (nats per token under
@@ -130,7 +139,7 @@ def worth(
         (policy, edits[policy.edit] if policy.edit else None, _told(policy, asked, quotes or {}))
         for policy in policies
     ]
-    store, keys = Store(params.runtime.store), _keys(params, tasks, asked)
+    store, keys = Store(params.runtime.store), _keys(params, tasks, asked, whose or {})
     missing = [task for task in tasks if not store.has(keys[task[0]])]
     work = partial(_answer, params=params, asked=asked)
     chunks = list(_chunks(missing))
@@ -174,7 +183,9 @@ def _chunks(tasks: Sequence[Task]) -> Iterator[list[Task]]:
         yield from (same[start : start + TOGETHER] for start in range(0, len(same), TOGETHER))
 
 
-def _keys(params: Params, tasks: Sequence[Task], asked: _Asked) -> dict[Policy, str]:
+def _keys(
+    params: Params, tasks: Sequence[Task], asked: _Asked, whose: Mapping[Policy, Collection[str]]
+) -> dict[Policy, str]:
     """The store's name of each policy's worth: what made it, and nothing else."""
     common = key(
         "worth", VERSION, digest(BASE), _judges(params), asked.prompts, asked.samples, asked.limit,
@@ -182,11 +193,14 @@ def _keys(params: Params, tasks: Sequence[Task], asked: _Asked) -> dict[Policy, 
     )  # fmt: skip
     adapters = {folder for policy, _, _ in tasks for folder, _ in policy.adapters}
     made_of = {folder: digest(Path(folder)) for folder in adapters}
-    edits = {policy.edit: _content(edit) for policy, edit, _ in tasks if edit}
+    edits = {policy.edit: edit.digest for policy, edit, _ in tasks if edit}
     return {
-        policy: key(
-            common, [(made_of[folder], share) for folder, share in policy.adapters],
-            edits.get(policy.edit), told, asked.names(policy),
+        policy: of(
+            key(
+                common, [(made_of[folder], share) for folder, share in policy.adapters],
+                edits.get(policy.edit), told, asked.names(policy),
+            ),
+            *whose.get(policy, SEVERAL if policy.personal else ()),
         )
         for policy, _, told in tasks
     }  # fmt: skip
@@ -198,15 +212,6 @@ def _judges(params: Params) -> list[Any]:
         (name, trait.makes, traits.code(trait), *filter(None, [traits.files(name, trait)]))
         for name, trait in params.trained.items()
     ]
-
-
-def _content(edit: Edit) -> str:
-    """sha256 of the tensors of an edit."""
-    total = hashlib.sha256()
-    for part in (edit.reads, edit.writes, edit.shift):
-        total.update(repr((tuple(part.shape), part.dtype)).encode())
-        total.update(part.detach().cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()
 
 
 def _answer(tasks: Sequence[Task], params: Params, asked: _Asked) -> dict[Policy, pl.DataFrame]:

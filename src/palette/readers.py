@@ -15,7 +15,7 @@ import polars as pl
 
 from palette import encoding
 from palette.errors import PaletteError
-from palette.records import Columns, Fault, Nested, Record, frame, parsed
+from palette.records import AT_ONCE, Columns, Fault, Nested, Record, frame, frames, parsed
 
 
 def read_rows(path: str | Path, columns: Columns) -> pl.DataFrame:
@@ -25,6 +25,16 @@ def read_rows(path: str | Path, columns: Columns) -> pl.DataFrame:
 
     Raises:
         PaletteError: the file is missing, empty, of another format or lacks a column.
+    """
+    return pl.concat(read_batches(path, columns), rechunk=True)
+
+
+def read_batches(path: str | Path, columns: Columns) -> Iterator[pl.DataFrame]:
+    """The same, some AT_ONCE rows after another; only a JSON list is held as a whole.
+
+    Raises:
+        PaletteError: as `read_rows`, when the first are asked for; a broken quote at the end of a CSV
+            file is found there.
     """
     path = Path(path)
     readers = {
@@ -41,33 +51,41 @@ def read_rows(path: str | Path, columns: Columns) -> pl.DataFrame:
         raise PaletteError(f"{path} does not exist: name an existing file")
     if path.stat().st_size == 0:
         raise PaletteError(f"{path} is empty: it needs the columns {', '.join(columns.required)}")
-    rows = reader(path, columns)
-    if rows.is_empty():
+    empty = True
+    for rows in reader(path, columns):
+        if len(rows):
+            empty = False
+            yield rows
+    if empty:
         raise PaletteError(f"{path} has no rows: it needs at least one")
-    return rows
 
 
-def _read_parquet(path: Path, columns: Columns) -> pl.DataFrame:
+def _read_parquet(path: Path, columns: Columns) -> Iterator[pl.DataFrame]:
     try:
-        table = pl.read_parquet(path)
+        table = pl.scan_parquet(path)
+        schema, count = table.collect_schema(), table.select(pl.len()).collect().item()
     except (pl.exceptions.PolarsError, OSError):
         raise PaletteError(f"{path} is not a readable Parquet file: write it again") from None
-    nested = _check_columns(path, table.columns, columns)
+    nested = _check_columns(path, schema.names(), columns)
     holding = {name for one in nested for name in one.columns}
-    table = table.select(name for name in table.columns if name in {*columns.all, *holding})
-    for name, kind in table.schema.items():
+    kinds = {name: schema[name] for name in schema if name in {*columns.all, *holding}}
+    for name, kind in kinds.items():
         if name not in holding and (kind.is_nested() or kind in (pl.Binary, pl.Object)):
             raise PaletteError(f"{path} has a column '{name}' of {kind}: it must hold text")
-    table = table.with_columns(
-        _as_text(name, kind) for name, kind in table.schema.items() if not kind.is_nested()
-    )
-    if nested:
-        return frame(table.iter_rows(named=True), columns)
-    absent = [name for name in (*columns.all, "fault", "content") if name not in table.columns]
-    table = table.with_columns(pl.lit(None, pl.String).alias(name) for name in absent)
-    return table.select(
-        pl.int_range(pl.len(), dtype=pl.Int64).alias("source_row"), *columns.all, "fault", "content"
-    )
+    texts = [_as_text(name, kind) for name, kind in kinds.items() if not kind.is_nested()]
+    absent = [name for name in (*columns.all, "fault", "content") if name not in kinds]
+    for start in range(0, count, AT_ONCE):
+        try:
+            part = table.select(list(kinds)).slice(start, AT_ONCE).collect()
+        except (pl.exceptions.PolarsError, OSError):
+            raise PaletteError(f"{path} is not a readable Parquet file: write it again") from None
+        part = part.with_columns(texts)
+        if nested:
+            yield frame(part.iter_rows(named=True), columns, start)
+            continue
+        part = part.with_columns(pl.lit(None, pl.String).alias(name) for name in absent)
+        number = pl.int_range(start, start + pl.len(), dtype=pl.Int64).alias("source_row")
+        yield part.select(number, *columns.all, "fault", "content")
 
 
 def _as_text(name: str, kind: pl.DataType) -> pl.Expr:
@@ -77,14 +95,16 @@ def _as_text(name: str, kind: pl.DataType) -> pl.Expr:
     return (column.fill_nan(None) if kind.is_float() else column).cast(pl.String)
 
 
-def _read_csv(path: Path, columns: Columns) -> pl.DataFrame:
+def _read_csv(path: Path, columns: Columns) -> Iterator[pl.DataFrame]:
     csv.field_size_limit(2**31 - 1)  # the default refuses a cell of 128 kB
     with encoding.open_text(path, _encoding(path), newline="") as file:
         lines = csv.reader(file, strict=True)
         first = next(_tolerant(path, lines), [])
         header = [] if isinstance(first, Fault) else [name.strip() for name in first]
         _check_columns(path, header, columns)
-        return frame((_record(header, line) for line in _tolerant(path, lines) if line), columns)
+        yield from frames(
+            (_record(header, line) for line in _tolerant(path, lines) if line), columns
+        )
 
 
 def _tolerant(path: Path, lines: Any) -> Iterator[list[str] | Fault]:
@@ -109,30 +129,42 @@ def _record(header: list[str], line: list[str] | Fault) -> Record | Fault:
     return Fault(f"{len(line)} fields, but the header has {len(header)}", line)
 
 
-def _read_jsonl(path: Path, columns: Columns) -> pl.DataFrame:
-    # Only a newline ends a line, not U+2028.
+def _read_jsonl(path: Path, columns: Columns) -> Iterator[pl.DataFrame]:
+    # Only a newline ends a line, not U+2028. Which columns there are is known at the end alone.
+    keys: dict[str, None] = {}
     with encoding.open_text(path, _encoding(path), newline="\n") as file:
-        return _objects(path, [parsed(line.strip()) for line in file if line.strip()], columns)
+        for line in file:
+            if line.strip() and isinstance(one := parsed(line.strip()), dict):
+                keys |= dict.fromkeys(one)
+        _check_objects(path, keys, columns)
+        file.seek(0)
+        found = (_object(parsed(line.strip())) for line in file if line.strip())
+        yield from frames(found, columns)
 
 
-def _read_json(path: Path, columns: Columns) -> pl.DataFrame:
+def _read_json(path: Path, columns: Columns) -> Iterator[pl.DataFrame]:
     """A list of objects, also under the name `golds`; or lines of JSON by another name."""
     with encoding.open_text(path, _encoding(path), newline="") as file:
         found = parsed(file.read())
     if isinstance(found, dict) and isinstance(found.get("golds"), list):
         found = found["golds"]
-    return _objects(path, found, columns) if isinstance(found, list) else _read_jsonl(path, columns)
-
-
-def _objects(path: Path, found: list[Any], columns: Columns) -> pl.DataFrame:
-    records = [
-        one if isinstance(one, dict | Fault) else Fault("not a JSON object", one) for one in found
-    ]
+    if not isinstance(found, list):
+        yield from _read_jsonl(path, columns)
+        return
+    records = [_object(one) for one in found]
     keys = {name: None for record in records if isinstance(record, dict) for name in record}
+    _check_objects(path, keys, columns)
+    yield from frames(records, columns)
+
+
+def _object(found: Any) -> Record | Fault:
+    return found if isinstance(found, dict | Fault) else Fault("not a JSON object", found)
+
+
+def _check_objects(path: Path, keys: Collection[str], columns: Columns) -> None:
     if not keys:
         raise PaletteError(f"{path} holds no JSON object: write one for each row")
     _check_columns(path, keys, columns)
-    return frame(records, columns)
 
 
 def _encoding(path: Path) -> str:

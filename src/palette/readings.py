@@ -19,7 +19,7 @@ from palette.lm.activations import embed, mlp_outputs
 from palette.lm.gradients import score_gradients
 from palette.lm.models import LanguageModel, cached_base, load_shape
 from palette.params import Params
-from palette.store import Store, key
+from palette.store import Store, key, of
 
 USERS_AT_ONCE = 24
 PUBLISHED = "published.personal", "published.neutral"
@@ -60,7 +60,8 @@ def read_users(params: Params) -> dict[str, Reading]:
     lm, store = load_shape(), Store(params.runtime.store)
     sources = _sources(lm, params.subspaces.method)
     keys = {
-        user: key("activations", lm.digest, own.insight, own.sides) for user, own in sources.items()
+        user: of(key("activations", lm.digest, own.insight, own.sides), user)
+        for user, own in sources.items()
     }
     missing = [user for user in sources if not store.has(keys[user])]
     starts = range(0, len(missing), USERS_AT_ONCE)

@@ -5,11 +5,14 @@ row that cannot be taken apart comes back as a fault with its content.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
+
+AT_ONCE = 1 << 18
+"""Rows that are read before they are handed on."""
 
 Record = dict[str, Any]
 
@@ -48,18 +51,33 @@ class Columns:
         return self.required + self.optional
 
 
-def frame(records: Iterable[Record | Fault], columns: Columns) -> pl.DataFrame:
-    """Text columns, beside source_row, the number of the record, and fault and content (JSON)."""
-    schema = {
-        "source_row": pl.Int64,
-        **dict.fromkeys((*columns.all, "fault", "content"), pl.String),
-    }
-    rows = [
-        [number, *_row(row, columns.all)]
-        for number, record in enumerate(records)
-        for row in _unfolded(record, columns.nested)
-    ]
-    return pl.DataFrame(rows, schema=schema, orient="row")
+def frame(records: Iterable[Record | Fault], columns: Columns, first: int = 0) -> pl.DataFrame:
+    """Text columns, beside source_row, the number of the record, and fault and content (JSON).
+
+    Args:
+        first: the number of the first record.
+    """
+    made = list(frames(records, columns, first))
+    return pl.concat(made) if made else pl.DataFrame(schema=_schema(columns))
+
+
+def frames(
+    records: Iterable[Record | Fault], columns: Columns, first: int = 0
+) -> Iterator[pl.DataFrame]:
+    """The same, some AT_ONCE rows after another."""
+    rows: list[list[Any]] = []
+    for number, record in enumerate(records, first):
+        rows += [[number, *_row(row, columns.all)] for row in _unfolded(record, columns.nested)]
+        if len(rows) >= AT_ONCE:
+            yield pl.DataFrame(rows, schema=_schema(columns), orient="row")
+            rows = []
+    if rows:
+        yield pl.DataFrame(rows, schema=_schema(columns), orient="row")
+
+
+def _schema(columns: Columns) -> dict[str, Any]:
+    texts = dict.fromkeys((*columns.all, "fault", "content"), pl.String)
+    return {"source_row": pl.Int64, **texts}
 
 
 def parsed(text: str) -> Any:

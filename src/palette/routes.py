@@ -16,17 +16,27 @@ from palette.core.routing import Regrets, choose, regrets
 from palette.errors import PaletteError
 from palette.params import Params
 
+USERS_AT_ONCE = 1 << 16
+
 
 def main(params: Params) -> None:
     users, (mean, low, high) = estimates(params.trait_names)
     planes = read_planes(tables.read_json(tables.DATA / "portfolio" / "portfolio.json"), params)
     ideal = scored(params, ["select"]).ideal.condensed()
-    found = regrets(planes, mean, low, high, lambda weights: ideal.value(weights).mean(axis=1))
     before = read_previous(params.routes.previous)
     places = {name: place for place, name in enumerate(planes.names)}
-    previous = np.array([places.get(before.get(user, ""), -1) for user in users], dtype=np.int64)
-    member = choose(found, params.routes.rule, previous, params.routes.hysteresis)
-    routes = with_edits(as_table(users, planes, found, member, params.routes.max_regret))
+    tables_of_users = []
+    for start in range(0, len(users), USERS_AT_ONCE):
+        some = slice(start, start + USERS_AT_ONCE)
+        found = regrets(
+            planes, mean[some], low[some], high[some],
+            lambda weights: ideal.value(weights).mean(axis=1),
+        )  # fmt: skip
+        previous = np.array([places.get(before.get(user, ""), -1) for user in users[some]], int)
+        member = choose(found, params.routes.rule, previous, params.routes.hysteresis)
+        max_regret = params.routes.max_regret
+        tables_of_users.append(as_table(users[some], planes, found, member, max_regret))
+    routes = with_edits(pl.concat(tables_of_users))
     tables.write("routes", with_moves(routes, before))
 
 
@@ -35,7 +45,7 @@ def estimates(names: list[str]) -> tuple[list[str], list[np.ndarray]]:
     rank = {name: place for place, name in enumerate(names)}
     rows = tables.read("weights").sort("user_id", pl.col("trait").replace_strict(rank))
     columns = [rows[name].to_numpy().reshape(-1, len(names)) for name in ("weight", "low", "high")]
-    return rows["user_id"].to_list()[:: len(names)], columns
+    return rows["user_id"].gather_every(len(names)).to_list(), columns
 
 
 def read_planes(portfolio: dict[str, Any], params: Params) -> Planes:

@@ -16,6 +16,8 @@ from palette.policies import Policy, Quotes
 
 MANY = 4
 """Users of one method from which on a policy is asked more often."""
+OWN = ("per_user", "sft", "dpo")
+"""Methods whose adapters are single users' own."""
 TIMES = 16
 """How much more often."""
 
@@ -34,13 +36,17 @@ def worth(
         chosen: method → user → policy.
     """
     most: dict[Policy, int] = {}
-    for of_user in chosen.values():
+    whose: dict[Policy, set[str]] = {}
+    for method, of_user in chosen.items():
         for policy, users in Counter(of_user.values()).items():
             most[policy] = max(users, most.get(policy, 0))
+        for user, policy in of_user.items():
+            if policy.personal or (method in OWN and policy != Policy()):
+                whose.setdefault(policy, set()).add(user)
     often = {policy for policy, users in most.items() if users >= MANY}
     samples = params.baselines.samples
     frames = [
-        policies.worth(params, asked, prompts, edits, told, times * samples, quotes)
+        policies.worth(params, asked, prompts, edits, told, times * samples, quotes, whose=whose)
         for asked, told, times in (
             (often, f"{words}: those that many share", TIMES),
             (set(most) - often, words, 1),

@@ -1,4 +1,8 @@
-"""The store: finished work by the hash of what made it. Safe to delete; a team's may be a bucket."""
+"""The store: finished work by the hash of what made it. Safe to delete; a team's may be a bucket.
+
+What was made of one user's data alone lies in that user's own folder, and what was made of several
+users' in one that is theirs together (`of`), so that a user can be forgotten.
+"""
 
 import hashlib
 import json
@@ -13,12 +17,33 @@ from palette.errors import PaletteError
 
 FORMAT = 1
 """Raised when what a key stands for changes."""
+SHARED = "shared"
+"""Folder of what was made of several users' data."""
 
 
 def key(*parts: Any) -> str:
     """sha256 of the JSON of the parts: what made a thing, and nothing else."""
     text = json.dumps([FORMAT, *parts], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def of(name: str, *users: str) -> str:
+    """The name of a bundle that was made of what these users said, and of nobody else's words.
+
+    Args:
+        name: a key.
+        users: one of them has a folder of their own; more share one. Without any it is the key.
+    """
+    if not users:
+        return name
+    folder = folder_of(users[0]) if len(set(users)) == 1 else f"{SHARED}/{name[:2]}"
+    return f"{folder}/{name}"
+
+
+def folder_of(user: str) -> str:
+    """Where the bundles of one user lie; a user's name is no path."""
+    digest = hashlib.sha256(f"user {user}".encode()).hexdigest()
+    return f"users/{digest[:2]}/{digest}"
 
 
 class Store:
@@ -84,6 +109,17 @@ class Store:
         with self._reaching("written to"), suppress(FileNotFoundError):
             self.filesystem.rm_file(self._path(name))
 
+    def listed(self, folder: str) -> list[str]:
+        """Files in a folder of the store, whole bundles or not."""
+        with self._reaching("read"):
+            place = f"{self.root}/{folder}"
+            return self.filesystem.find(place) if self.filesystem.exists(place) else []
+
+    def clear(self, folder: str) -> None:
+        """Forget all bundles in a folder, unfinished ones too."""
+        with self._reaching("written to"), suppress(FileNotFoundError):
+            self.filesystem.rm(f"{self.root}/{folder}", recursive=True)
+
     @contextmanager
     def _reaching(self, done: str) -> Iterator[None]:
         """Every kind of file system fails with errors of its own: all of them become one sentence."""
@@ -94,4 +130,4 @@ class Store:
             raise PaletteError(f"runtime.store '{self.url}' cannot be {done}: {said}") from error
 
     def _path(self, name: str) -> str:
-        return f"{self.root}/{name[:2]}/{name}"
+        return f"{self.root}/{name}" if "/" in name else f"{self.root}/{name[:2]}/{name}"

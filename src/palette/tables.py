@@ -4,7 +4,8 @@ All tables go through here, so that one that does not fit its schema is never wr
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,57 @@ def write(name: str, frame: pl.DataFrame, trait: str | None = None) -> Path:
     return target
 
 
+@contextmanager
+def writing(name: str) -> Iterator[Callable[[pl.DataFrame], None]]:
+    """A table that is written part by part, whole or not at all: call what this hands over with each.
+
+    Of one part the file is the same as `write`'s.
+    """
+    writer = _Writer(name)
+    try:
+        yield writer.add
+        writer.finish()
+    finally:
+        writer.close()
+
+
+class _Writer:
+    def __init__(self, name: str):
+        self.name, self.target = name, path(name)
+        self.temporary = self.target.with_suffix(".tmp")
+        self.first: pl.DataFrame | None = None
+        self.file: Any = None
+
+    def add(self, frame: pl.DataFrame) -> None:
+        if self.file is None and self.first is None:
+            self.first = frame
+            return
+        if self.first is not None:
+            self._append(self.first)
+            self.first = None
+        self._append(frame)
+
+    def finish(self) -> None:
+        if self.file is None:
+            write(self.name, empty(self.name) if self.first is None else self.first)
+        else:
+            self.close()
+            self.temporary.replace(self.target)
+
+    def close(self) -> None:
+        if self.file is not None and self.file.is_open:
+            self.file.close()
+
+    def _append(self, frame: pl.DataFrame) -> None:
+        from pyarrow.parquet import ParquetWriter
+
+        part = frame.select(_columns(TABLES[self.name], frame, self.target)).to_arrow()
+        if self.file is None:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            self.file = ParquetWriter(self.temporary, part.schema, compression="zstd")
+        self.file.write_table(part)
+
+
 def read(name: str, trait: str | None = None) -> pl.DataFrame:
     """Read a table and check it against its schema.
 
@@ -42,6 +94,31 @@ def read(name: str, trait: str | None = None) -> pl.DataFrame:
         raise PaletteError(f"{source} does not exist; run `dvc repro` to make it")
     try:
         frame = pl.read_parquet(source)
+    except pl.exceptions.PolarsError:
+        raise PaletteError(f"{source} is damaged; delete it and run `dvc repro`") from None
+    return frame.select(_columns(table, frame, source))
+
+
+def read_users(name: str, users: pl.Series) -> pl.DataFrame:
+    """The rows of some users, in the order of the table, of which no more is held.
+
+    Args:
+        users: user_ids; reading is fast where they stand beside each other in a table sorted by user.
+
+    Raises:
+        PaletteError: as `read`.
+    """
+    table, source = TABLES[name], path(name)
+    if not source.exists():
+        raise PaletteError(f"{source} does not exist; run `dvc repro` to make it")
+    if users.is_empty():
+        return empty(name)
+    among = pl.col("user_id").is_between(pl.lit(users.min()), pl.lit(users.max()))
+    try:
+        rows = pl.scan_parquet(source).filter(among, pl.col("user_id").is_in(users.implode()))
+        frame = rows.collect(engine="streaming")
+    except pl.exceptions.ColumnNotFoundError:
+        raise PaletteError(f"{source} lacks the column user_id; run `dvc repro` again") from None
     except pl.exceptions.PolarsError:
         raise PaletteError(f"{source} is damaged; delete it and run `dvc repro`") from None
     return frame.select(_columns(table, frame, source))

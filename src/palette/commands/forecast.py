@@ -115,7 +115,7 @@ def gather(
 
     file, notes = params.prompts.file, []
     asked = prompts.read(Path(file)) if file else prompts.sandbox(params.sandbox.seed)
-    valid = validate(histories.read(params)[0], params.users.unseen)
+    valid = validate(pl.concat(histories.read(params)[0]), params.users.unseen)
     rows = valid.histories
     liked = rows.filter(pl.col("rating").fill_null(1.0) >= tastes.LIKED)
 

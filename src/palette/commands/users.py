@@ -1,4 +1,4 @@
-"""`palette users`: looks at histories before anything runs on them.
+"""`palette users`: looks at histories before anything runs on them, and forgets users.
 
 palette users check inputs/users/histories.csv
 """
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from palette.commands import screen
+from palette.commands.forget import forget
 from palette.errors import PaletteError
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ LENGTHS = (1, 5, 10, 20)
 """Users are counted with at least so many rows."""
 
 users = typer.Typer(
-    help="Histories: what would be kept of a file.\n\nExample: palette users check chats.jsonl",
+    help="Histories: what would be kept of a file; and forgetting of users.\n\n"
+    "Example: palette users check chats.jsonl",
     no_args_is_help=True,
 )
 
@@ -42,13 +44,20 @@ def check(
 
     Example: palette users check inputs/users/chats.jsonl
     """
-    from palette.histories import read_histories, validate
+    from palette import forgotten
+    from palette.histories import read_histories, validate, without
 
     rows = read_histories(file)
-    found = validate(rows, unseen=0.0)
+    left = without(rows, forgotten.read())
+    if len(left) < len(rows):
+        print(f"{'forgotten':12} {len(rows) - len(left):,} rows, which are left out of all below")
+    found = validate(left, unseen=0.0)
     _show(found)
     if found.histories.is_empty() and len(found.rejected):
         raise PaletteError(f"{file}: no row can be kept: mend what is listed above")
+
+
+users.command()(forget)
 
 
 def _show(found: "Validated") -> None:

@@ -10,6 +10,7 @@ every generated token after it. Earlier positions of the prompt are read unedite
 that is already written edits the same positions, so both see the same policy.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -58,6 +59,15 @@ class Edit:
         within = scales > scales.amax(-1, keepdim=True).clamp(min=1e-300) * 1e-6
         basis = (right * within[..., None]).float()
         return cls(basis, basis, basis.new_zeros(len(basis), basis.shape[-1]))
+
+    @property
+    def digest(self) -> str:
+        """sha256 of its tensors."""
+        total = hashlib.sha256()
+        for part in (self.reads, self.writes, self.shift):
+            total.update(repr((tuple(part.shape), part.dtype)).encode())
+            total.update(part.detach().cpu().contiguous().numpy().tobytes())
+        return total.hexdigest()
 
     def __mul__(self, factor: float) -> "Edit":
         return Edit(self.reads, self.writes * factor, self.shift * factor)

@@ -42,12 +42,13 @@ def regrets(
         ideal: f* at weights (points, traits), (points,); convex.
     """
     count, traits = mean.shape
-    at_mean = ideal(mean)[:, None] - planes.worth(mean)
+    at_mean = np.empty((count, len(planes)))
     worst = np.empty_like(at_mean)
     candidates = traits * 2 ** (traits - 1)
     step = max(1, NUMBERS_AT_ONCE // (candidates * max(traits, len(planes))))
     for start in range(0, count, step):
         some = slice(start, start + step)
+        at_mean[some] = ideal(mean[some])[:, None] - planes.worth(mean[some])
         user, points = interval_corners(low[some], high[some])
         # Users without rows share the prior's interval: ideal values are computed once for all.
         unique, place = np.unique(points.round(12), axis=0, return_inverse=True)
