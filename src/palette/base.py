@@ -57,17 +57,8 @@ def reference(model: str, revision: str | None) -> dict:
             whose weights are not safetensors.
     """
     folder = Path(model)
-    if not folder.exists():
-        if model.count("/") != 1 or model.startswith((".", "/", "~")):
-            raise PaletteError(f"base.model '{model}' is not a directory; name one, or a hub id")
-        if revision is None or not hub.COMMIT.fullmatch(revision):
-            raise PaletteError(
-                f"base.model '{model}' is a hub id: pin base.revision to a commit, the 40 digits of its "
-                "hash, since a branch or a tag can come to mean other files"
-            )
+    if not hub.is_base_local(model, revision):
         return {"model": model, "revision": revision, "files": {}}
-    if revision is not None:
-        raise PaletteError(f"base.model '{model}' is a directory: leave base.revision null")
     if (folder / "adapter_config.json").exists():
         raise PaletteError(
             f"base.model '{model}' holds a PEFT adapter; merge it into its model (merge_and_unload), save "
