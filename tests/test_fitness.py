@@ -4,6 +4,7 @@ import copy
 import re
 from dataclasses import replace
 
+import foreign
 import pytest
 import torch
 import transformers
@@ -119,3 +120,26 @@ def test_a_template_that_raises_and_weights_that_are_no_numbers_are_told():
     next(model.parameters()).fill_(float("nan"))
     said = refusal(replace(lm, model=model))
     assert "no number" in said or "does not run" in said
+
+
+def test_what_the_config_tells_is_refused_before_weights_are_read(tmp_path, monkeypatch):
+    import json
+
+    from palette import base
+    from palette.lm import models
+    from palette.params import Params
+
+    foreign.save("phi3", tmp_path / "own")
+    config = tmp_path / "own" / "config.json"
+    told = json.loads(config.read_text()) | {
+        "quantization_config": {"quant_method": "gptq", "bits": 4}
+    }
+    config.write_text(json.dumps(told))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "load_base", lambda *_: pytest.fail("the weights are read"))
+    params = Params.model_validate(
+        {"base": {"model": "own"}, "traits": {"brevity": {"kind": "brevity"}}}
+    )
+    with pytest.raises(PaletteError, match="is quantised, and no adapter can be merged"):
+        base.main(params)
+    assert not (tmp_path / "data" / "base").exists()

@@ -41,10 +41,12 @@ def _train(params: Params, folder: Path) -> dict[str, float]:
 
 
 def _refer(params: Params, folder: Path) -> dict[str, float]:
-    from palette.lm.fitness import require_fit
-    from palette.lm.models import load_base
+    from palette.lm.fitness import require_fit, require_shape
+    from palette.lm.models import load_base, shape_of
 
-    tables.write_json(folder / REFERENCE, reference(params.base.model, params.base.revision))
+    told = reference(params.base.model, params.base.revision)
+    require_shape(shape_of(told["model"], told["revision"])[0])
+    tables.write_json(folder / REFERENCE, told)
     require_fit(load_base(params.runtime.device, folder))
     return {}
 
