@@ -46,6 +46,21 @@ def test_check_accepts_and_refuses(palette):
     )
 
 
+def test_check_says_before_anything_runs_that_no_such_base_can_be_meant(palette):
+    for base, part in (
+        ("{model: owner/name}", "is a hub id: pin base.revision to a commit"),
+        ("{model: owner/name, revision: main}", "is a hub id: pin base.revision to a commit"),
+        ("{model: ./nowhere}", "is not a directory; name one, or a hub id"),
+    ):
+        Path("params.yaml").write_text(PARAMS + f"base: {base}\n")
+        status, out, err = palette("check")
+        assert (status, out) == (1, "") and part in err
+    Path("params.yaml").write_text(
+        PARAMS + f"base: {{model: owner/name, revision: {'0a1b' * 10}}}\n"
+    )
+    assert palette("check") == (0, "params.yaml: ok\n", "")
+
+
 def test_params_explains_every_key(palette):
     status, out, _ = palette("params")
     assert status == 0

@@ -1,6 +1,7 @@
 """What is reckoned before a run, beside what the tiny chain really asked of its base."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from tiny_chain import OF_MEMBERS, PARAMS, base
@@ -68,6 +69,16 @@ def test_more_users_cost_what_hangs_on_users_alone(facts):
     )
     few, many = (workload.stages(grouped, facts.of(times * facts.users)) for times in (100, 1000))
     assert few["evaluation"] == many["evaluation"]
+
+
+def test_users_whom_the_base_is_not_asked_about_cost_it_no_insight(facts):
+    all_of_them = replace(facts.of(7000), most=None)
+    some = replace(all_of_them, most=facts.told)
+    whole, part = workload.stages(PARAMS, all_of_them), workload.stages(PARAMS, some)
+    assert part["insights"].answers == workload.stages(PARAMS, facts)["insights"].answers
+    assert whole["insights"].answers == 1000 * part["insights"].answers
+    assert part["subspaces"].read < whole["subspaces"].read
+    assert part["values"] == whole["values"]
 
 
 def test_each_of_these_costs_what_it_should(facts):

@@ -41,10 +41,12 @@ def _train(params: Params, folder: Path) -> dict[str, float]:
 
 
 def _refer(params: Params, folder: Path) -> dict[str, float]:
-    from palette.lm.fitness import require_fit
-    from palette.lm.models import load_base
+    from palette.lm.fitness import require_fit, require_shape
+    from palette.lm.models import load_base, shape_of
 
-    tables.write_json(folder / REFERENCE, reference(params.base.model, params.base.revision))
+    told = reference(params.base.model, params.base.revision)
+    require_shape(shape_of(told["model"], told["revision"])[0])
+    tables.write_json(folder / REFERENCE, told)
     require_fit(load_base(params.runtime.device, folder))
     return {}
 
@@ -57,17 +59,8 @@ def reference(model: str, revision: str | None) -> dict:
             whose weights are not safetensors.
     """
     folder = Path(model)
-    if not folder.exists():
-        if model.count("/") != 1 or model.startswith((".", "/", "~")):
-            raise PaletteError(f"base.model '{model}' is not a directory; name one, or a hub id")
-        if revision is None or not hub.COMMIT.fullmatch(revision):
-            raise PaletteError(
-                f"base.model '{model}' is a hub id: pin base.revision to a commit, the 40 digits of its "
-                "hash, since a branch or a tag can come to mean other files"
-            )
+    if not hub.is_base_local(model, revision):
         return {"model": model, "revision": revision, "files": {}}
-    if revision is not None:
-        raise PaletteError(f"base.model '{model}' is a directory: leave base.revision null")
     if (folder / "adapter_config.json").exists():
         raise PaletteError(
             f"base.model '{model}' holds a PEFT adapter; merge it into its model (merge_and_unload), save "

@@ -9,6 +9,7 @@ trait's files makes that trait's rewards stale, and no other's.
 """
 
 from palette import stage, tables, traits
+from palette.lm import hub
 from palette.params import Params
 
 CHECKED = tables.DATA / "check" / "params.json"
@@ -16,6 +17,8 @@ TRAITS = tables.DATA / "traits"
 
 
 def main(params: Params) -> None:
+    if params.base.model != "sandbox":
+        hub.is_base_local(params.base.model, params.base.revision)
     for name, trait in params.traits.items():
         traits.bound(name, trait)
     found = {name: traits.files(name, trait) for name, trait in params.traits.items()}

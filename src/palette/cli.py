@@ -99,9 +99,12 @@ def check() -> None:
 
     Example: palette check && dvc repro
     """
+    from palette.lm.hub import is_base_local
     from palette.params_file import load
 
-    load()
+    base = load().base
+    if base.model != "sandbox":
+        is_base_local(base.model, base.revision)
     print("params.yaml: ok")
 
 

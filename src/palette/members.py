@@ -96,7 +96,8 @@ def train(
     common: dict[str, Any] = {
         "params": params, "rollouts": rollouts, "weights": vectors, "settings": settings
     }  # fmt: skip
-    announce(settings, passes, words, _reckoned(params, rollouts, settings, len(missing)))
+    if passes:
+        announce(settings, passes, words, _reckoned(params, rollouts, settings, len(missing)))
     if is_long(settings):
         rehearsal = fan_out(partial(_rehearse, **common), passes, params.runtime, "rehearsing")
         foretell(list(rehearsal), params.runtime.workers)
@@ -121,8 +122,8 @@ def train_family(params: Params) -> dict[str, bytes]:
         from palette.lm.training import train_family as train_for_all
 
         settings, words = params.adapters, "training the family"
-        told = _reckoned(params, rollouts, settings)
-        announce(settings, [Pass(["the family"], [name])], words, told)
+        family = [Pass(["the family"], [name])]
+        announce(settings, family, words, _reckoned(params, rollouts, settings))
         checkpoint = _checkpoint(params, [name])
         with lent(params.runtime):
             base, task = cached_base(params.runtime.device), _task(params, rollouts)
@@ -135,12 +136,8 @@ def train_family(params: Params) -> dict[str, bytes]:
     return store.get(name)
 
 
-def _reckoned(
-    params: Params, rollouts: Rollouts, settings: Adapters, trained: int = 1
-) -> Reckoned | None:
-    """What so many members, or a family, will pass through the base; None where nothing is trained."""
-    if not trained:
-        return None
+def _reckoned(params: Params, rollouts: Rollouts, settings: Adapters, trained: int = 1) -> Reckoned:
+    """What so many members, or a family, will pass through the base."""
     tokenizer = load_shape().tokenizer
     asked = [templates.encode(tokenizer, templates.question(text)) for text in rollouts.questions]
     question, answer = sum(map(len, asked)) / len(asked), params.rollouts.max_new_tokens

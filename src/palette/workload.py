@@ -46,6 +46,18 @@ class Facts:
     kept: int
     """of the portfolio"""
     clusters: int
+    most: int | None = None
+    """users whom the base is asked about at most; None: all"""
+
+    @property
+    def asked(self) -> int:
+        """Users whom the base is asked about."""
+        return self.told if self.most is None else min(self.told, self.most)
+
+    @property
+    def asked_rows(self) -> float:
+        """Rows of their histories."""
+        return self.rows * self.asked / max(self.told, 1)
 
     def of(self, users: int) -> "Facts":
         """The same for another number of users, whose histories are as long."""
@@ -92,15 +104,16 @@ def training(
 
 def _insights(params: Params, facts: Facts) -> Tokens:
     settings, a, q = params.insights, _limit(params), facts.question
-    tried = 2 * facts.told * min(settings.candidates, facts.prompts["train"])
-    contrasts = settings.contrasts * facts.rows
-    answers = 2 * facts.told + tried + contrasts
-    shown = min(settings.items * facts.told, facts.rows)
-    read = 2 * (shown * facts.row + facts.told * q) + tried * (q + a) + facts.rows * q
+    users, rows = facts.asked, facts.asked_rows
+    tried = 2 * users * min(settings.candidates, facts.prompts["train"])
+    contrasts = settings.contrasts * rows
+    answers = 2 * users + tried + contrasts
+    shown = min(settings.items * users, rows)
+    read = 2 * (shown * facts.row + users * q) + tried * (q + a) + rows * q
     read += tried * (q + 2 * a)  # each answer under the other insight
     if settings.embedder == "base":
-        read += facts.rows * facts.row
-    together = min(ROWS, USERS_AT_ONCE * max(1.0, tried / max(facts.told, 1)))
+        read += rows * facts.row
+    together = min(ROWS, USERS_AT_ONCE * max(1.0, tried / max(users, 1)))
     return Tokens(answers, answers * a, read, together=together)
 
 
@@ -116,9 +129,9 @@ def _rollouts(params: Params, facts: Facts) -> Tokens:
 def _subspaces(params: Params, facts: Facts) -> Tokens:
     settings, whole = params.subspaces, facts.question + _limit(params)
     sides = 4 if settings.method.startswith("contrast") else 2
-    read = facts.told * (_limit(params) + sides * params.insights.pairs * whole)
+    read = facts.asked * (_limit(params) + sides * params.insights.pairs * whole)
     if settings.method == "style-vector":
-        read += (1 + params.insights.contrasts) * facts.rows * whole
+        read += (facts.rows + params.insights.contrasts * facts.asked_rows) * whole
     rollouts = facts.prompts["train"] * settings.samples * whole
     return Tokens(read=read + rollouts, traced=rollouts if settings.method == "gradient" else 0.0)
 
@@ -162,7 +175,7 @@ def _baselines(params: Params, facts: Facts) -> Tokens:
     mixtures = min(facts.users, comb(TENTHS + traits - 1, traits - 1))
     mixed = 2 if params.adapters.kind == "family" else 1  # the soup, and the family itself
     apart = [
-        (2, facts.told),  # the insight, or a row of the history, in the prompt
+        (1, facts.asked), (1, facts.told),  # the insight, or a row of the history, in the prompt
         (METHODS, _groups(params, facts)), (mixed, mixtures), (3, few), (2, 1), (1, facts.clusters),
     ]  # fmt: skip
     alone = sum(methods * own for methods, own in apart if not _shared(facts, own))
@@ -231,7 +244,7 @@ def _sampled(params: Params, facts: Facts) -> dict[str, int]:
 def _compared(params: Params, facts: Facts) -> float:
     """Answers that preferences scores: users' own, the base's beside them, pairs."""
     settings = params.insights
-    return (1 + settings.contrasts) * facts.rows + 2 * settings.pairs * facts.told
+    return facts.rows + settings.contrasts * facts.asked_rows + 2 * settings.pairs * facts.asked
 
 
 def _judged(params: Params, facts: Facts, answers: float) -> float:

@@ -49,7 +49,7 @@ def cost(
 
     Example: palette cost --plan --on H100
     """
-    if plan:
+    if plan or users is not None or members is not None:
         from palette.commands.forecast import show as estimate
         from palette.params_file import load as read
 

@@ -111,6 +111,7 @@ def gather(
     from palette import users as histories
     from palette.histories import validate
     from palette.lm import templates
+    from palette.schema import SPLITS
     from palette.workload import Facts
 
     file, notes = params.prompts.file, []
@@ -132,9 +133,10 @@ def gather(
     elif members is None:
         members = SUPPOSED
         notes.append(f"a plan of {SUPPOSED} members: the stage plan will tell, or say --members")
+    counts = dict(asked["split"].value_counts().rows())
     told = rows.select(pl.concat_str("prompt", "response", separator="\n"))
     facts = Facts(
-        prompts=dict(asked["split"].value_counts().rows()),
+        prompts={split: counts[split] for split in SPLITS},
         users=len(valid.users),
         told=liked["user_id"].n_unique(),
         rows=len(rows),
@@ -142,6 +144,7 @@ def gather(
         row=tokens(told.to_series().to_list()),
         members=members,
         kept=members,
+        most=params.insights.users,
         clusters=len(tables.read_json(clusters)["clusters"])
         if clusters.exists()
         else params.subspaces.max_clusters,

@@ -208,10 +208,16 @@ def find_layers(model: Any) -> list[nn.Module]:
     Raises:
         ValueError: the model has no stack of layers that each hold an `mlp`.
     """
-    for module in model.modules():
+    for module in text_decoder(model).modules():
         if isinstance(module, nn.ModuleList) and module and all(hasattr(m, "mlp") for m in module):
             return list(module)
     raise ValueError(f"{type(model).__name__} has no decoder layers with an `mlp` to edit")
+
+
+def text_decoder(model: Any) -> nn.Module:
+    """What reads and writes text, of a model that may also see pictures."""
+    found = model.get_decoder() if hasattr(model, "get_decoder") else model
+    return found if isinstance(found, nn.Module) else model
 
 
 def find_mlps(model: Any) -> list[nn.Module]:

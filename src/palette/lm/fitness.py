@@ -19,25 +19,35 @@ QUESTIONS = ("Why?", "How do I take the lid off a jar that does not want to open
 TOKENS = 6
 
 
+def require_shape(model: Any) -> None:
+    """Make sure of what a model's config tells, before its weights are fetched or read.
+
+    Raises:
+        PaletteError: it is quantised, an encoder, or has layers that no edit can act on.
+    """
+    name = type(model).__name__
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise _unfit(
+            name, "is quantised, and no adapter can be merged into it; name the model as trained"
+        )
+    if model.config.is_encoder_decoder:
+        raise _unfit(name, "reads with an encoder; name a model that only decodes")
+    try:
+        find_layers(model)
+    except ValueError as error:
+        raise PaletteError(f"base.model cannot be edited: {error}; name another model") from None
+
+
 def require_fit(lm: LanguageModel) -> None:
     """Make sure that the chain can run on a model.
 
     Raises:
         PaletteError: it cannot, and why.
     """
-    name, config = type(lm.model).__name__, lm.model.config
-    if getattr(config, "quantization_config", None) is not None:
-        raise _unfit(
-            name, "is quantised, and no adapter can be merged into it; name the model as trained"
-        )
-    if config.is_encoder_decoder:
-        raise _unfit(name, "reads with an encoder; name a model that only decodes")
+    require_shape(lm.model)
+    name = type(lm.model).__name__
     if not lm.eos:
         raise _unfit(name, "names no token that ends an answer; set eos_token in its tokenizer")
-    try:
-        find_layers(lm.model)
-    except ValueError as error:
-        raise PaletteError(f"base.model cannot be edited: {error}; name another model") from None
     try:
         asked = [templates.encode(lm.tokenizer, templates.question(text)) for text in QUESTIONS]
     except Exception as error:  # a template is a program of its makers

@@ -45,6 +45,28 @@ def is_local(key: str, name: str, besides: str = "") -> bool:
     return False
 
 
+def is_base_local(model: str, revision: str | None) -> bool:
+    """Whether base.model names a directory here; what does not must be a hub id with its commit.
+
+    Raises:
+        PaletteError: it is neither, or a directory with a revision.
+    """
+    if Path(model).exists():
+        if revision is not None:
+            raise PaletteError(f"base.model '{model}' is a directory: leave base.revision null")
+        return True
+    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+        raise PaletteError(
+            f"base.model '{model}' is not a directory; name one, or a hub id, owner/name"
+        )
+    if revision is None or not COMMIT.fullmatch(revision):
+        raise PaletteError(
+            f"base.model '{model}' is a hub id: pin base.revision to a commit, the 40 digits of its "
+            "hash, since a branch or a tag can come to mean other files"
+        )
+    return False
+
+
 def find(key: str, name: str, besides: str = "") -> Path:
     """The folder of a model. What a hub has is fetched to this machine's cache, if it is not there.
 

@@ -17,14 +17,14 @@ from trl import DPOConfig, DPOTrainer, SFTConfig
 from palette.lm import peft_files, templates
 from palette.lm.learner import common, twin
 from palette.lm.models import LanguageModel
-from palette.lm.trainers import SupervisedTrainer, run
+from palette.lm.trainers import Quiet, SupervisedTrainer, run
 from palette.params import Adapters
 
 Pair = tuple[str, str, str]
 """prompt, personal answer, neutral answer"""
 
 
-class PreferenceTrainer(DPOTrainer):
+class PreferenceTrainer(Quiet, DPOTrainer):
     """DPOTrainer on token ids, with the base as its reference.
 
     TRL would tokenize the texts with the tokenizer's own template, and control tokens spelt in an
@@ -38,9 +38,6 @@ class PreferenceTrainer(DPOTrainer):
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
-
-    def _send_telemetry(self) -> None:
-        """Training tells nobody."""
 
 
 def train(

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from palette.core.editing import text_decoder
+
 ALPHA = 16.0
 """LoRA's alpha at every rank: AdamW moves each of the r columns alike, and α/r takes that out."""
 UNITS = 64
@@ -209,10 +211,11 @@ def linear_modules(model: Any) -> dict[str, nn.Module]:
     from transformers.pytorch_utils import Conv1D
 
     heads = {id(model.get_output_embeddings()), id(model.get_input_embeddings())}
+    own = {id(module) for module in text_decoder(model).modules()} - heads
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and id(module) not in heads
+        if isinstance(module, nn.Linear | Conv1D) and id(module) in own
     }
 
 

@@ -21,7 +21,14 @@ from palette.errors import PaletteError
 from palette.lm.row_lora import RowLora
 
 
-class SupervisedTrainer(SFTTrainer):
+class Quiet:
+    """Training tells nobody."""
+
+    def _send_telemetry(self) -> None:
+        """As TRL asks for it."""
+
+
+class SupervisedTrainer(Quiet, SFTTrainer):
     """SFTTrainer whose loss is a sum over answer tokens divided by one constant for all steps.
 
     TRL divides by the answer tokens of the batch at hand, so that a token of a batch of short
@@ -37,11 +44,8 @@ class SupervisedTrainer(SFTTrainer):
     def _get_num_items_in_batch(self, batch_samples: list, device: Any) -> Any:
         return self.tokens_per_step
 
-    def _send_telemetry(self) -> None:
-        """Training tells nobody."""
 
-
-class RowTrainer(SFTTrainer):
+class RowTrainer(Quiet, SFTTrainer):
     """SFTTrainer of adapters that differ by row, on soft targets.
 
     The loss is a sum over rows and positions of −Σ share · log π(token), times each row's own
@@ -73,11 +77,8 @@ class RowTrainer(SFTTrainer):
             own[member] += sums[member].item()
         return sums.sum()
 
-    def _send_telemetry(self) -> None:
-        """Training tells nobody."""
 
-
-class ReinforceTrainer(RLOOTrainer):
+class ReinforceTrainer(Quiet, RLOOTrainer):
     """RLOOTrainer of adapters that differ by row, whose reference is the base.
 
     On token prompts, with the project's own sampler: TRL would tokenize texts, and sample with
@@ -189,9 +190,6 @@ class ReinforceTrainer(RLOOTrainer):
             lengths[order].cpu().numpy(), count, len(order) // count, self.parts
         )[0]  # fmt: skip
         return [order[torch.from_numpy(part).to(order.device)] for part in parts]
-
-    def _send_telemetry(self) -> None:
-        """Training tells nobody."""
 
 
 def _without(inputs: dict[str, Tensor], done: np.ndarray) -> dict[str, Tensor]:
