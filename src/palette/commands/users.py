@@ -23,7 +23,7 @@ LENGTHS = (1, 5, 10, 20)
 """Users are counted with at least so many rows."""
 
 users = typer.Typer(
-    help="Histories: what would be kept of a file; and forgetting of users.\n\n"
+    help="Check histories before they are used, and forget users.\n\n"
     "Example: palette users check chats.jsonl",
     no_args_is_help=True,
 )
