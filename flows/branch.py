@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from flows.clone import MADE, is_clone
-from flows.git import git, holds, resolve
+from flows.vcs import git, holds, resolve
 from palette.errors import PaletteError
 
 ASKED = ("params.yaml", "inputs/plan")

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from flows import leash
-from flows.git import git, holds, resolve
+from flows.vcs import git, holds, resolve
 from palette.errors import PaletteError
 from palette.params import Params
 

@@ -10,8 +10,8 @@ from prefect.blocks.abstract import NotificationBlock
 from flows.artifacts import METRICS
 from flows.branch import Branch
 from flows.clone import REFUSAL, stay
-from flows.git import resolve
 from flows.options import Options
+from flows.vcs import resolve
 from flows.watch import find_block, watch
 from palette import summary, tables
 from palette.errors import PaletteError

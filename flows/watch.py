@@ -20,7 +20,7 @@ from prefect.events import emit_event
 from prefect.runtime import flow_run
 
 from flows.artifacts import METRICS, WATCH
-from flows.git import git, resolve
+from flows.vcs import git, resolve
 from palette import summary, tables
 from palette.errors import PaletteError
 from palette.params import Params

@@ -10,8 +10,8 @@ import yaml
 
 from flows import clone as clones
 from flows.branch import UNASKED, Branch
-from flows.git import git, resolve
 from flows.options import Options
+from flows.vcs import git, resolve
 from palette.errors import PaletteError
 from palette.params_file import load
 
