@@ -25,6 +25,8 @@ portfolio:
 runtime: {store: .palette/store}
 """
 
+COMMIT = 5 * "01234567"
+
 
 def commit(root: Path, **files: str) -> str:
     """Write files, commit all, and give the commit; `_` in a name stands for `.`."""
@@ -253,10 +255,10 @@ def test_branches_that_cannot_be_are_refused(checkout, name, push, words):
 def test_options_edit_params_whole_or_not_at_all(checkout, monkeypatch):
     monkeypatch.chdir(checkout)
     (checkout / "inputs/users/today.csv").write_text("user_id,prompt,response\n")
-    options = Options("owner/name@abc", "inputs/users/today.csv", 0.04)
+    options = Options(f"owner/name@{COMMIT}", "inputs/users/today.csv", 0.04)
     assert options.apply(checkout) == [
         "users.file: None → inputs/users/today.csv", "portfolio.epsilon: 0.05 → 0.04",
-        "base.model: sandbox → owner/name", "base.revision: None → abc",
+        "base.model: sandbox → owner/name", f"base.revision: None → {COMMIT}",
     ]  # fmt: skip
     text = (checkout / "params.yaml").read_text()
     assert "epsilon: 0.04           # asked" in text
