@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from palette.core.choices import Choices, Chooser, expected, recency
+from palette.core.choices import Choices, Chooser, recency
 from palette.core.ideal import Ideal
 from palette.core.preference import (
     COARSE,
@@ -21,6 +21,7 @@ from palette.core.preference import (
     fit_prior,
     posterior,
 )
+from palette.core.said import expected
 from palette.sandbox import people, world
 
 LEVEL, LEAST = 0.9, 0.85
