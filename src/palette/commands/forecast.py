@@ -176,7 +176,7 @@ def _print(
     lines = [
         f"answers and tokens at most, for {facts.users:,} users with {facts.rows:,} rows and {tokens} "
         f"prompts of {facts.question:.0f} tokens; answers of {params.rollouts.max_new_tokens}.",
-        f"The base has {shape.parameters / 1e9:,.3f} × 10⁹ parameters; in bfloat16 one worker holds "
+        f"The base has {_short(shape.parameters)} parameters; in bfloat16 one worker holds "
         f"about {made.memory / 1e9:,.1f} GB ({on.name}: {on.memory / 1e9:.0f} GB)"
         + ("." if made.memory < on.memory else ": it does not fit on one."),
         f"{whole / 3600:,.2f} hours on one {on.name}, supposing {utilisation:.0%} of what its published "
