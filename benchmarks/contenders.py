@@ -81,7 +81,7 @@ def within(limit: float, name: str, work: Callable[[], Any]) -> tuple[Any, Row]:
         return None, Row(name, note=f"not done in {limit:g} s")
 
 
-def planned(setting: Setting, epsilon: float, none: np.ndarray) -> tuple[int, Row]:
+def planned(setting: Setting, epsilon: float, none: np.ndarray) -> tuple[int | None, Row]:
     bounds = []
 
     def minimal() -> np.ndarray:
@@ -90,7 +90,7 @@ def planned(setting: Setting, epsilon: float, none: np.ndarray) -> tuple[int, Ro
         return plan.weights
 
     _, row = measure(setting, epsilon, "minimal", minimal)
-    return bounds[0], row
+    return next(iter(bounds), None), row
 
 
 def measure(
