@@ -9,19 +9,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil, comb
 
+from palette import baselines, insights, shared
 from palette.core.compute import Tokens
+from palette.lm import generation
 from palette.params import Adapters, Params
 from palette.passes import reckon
 from palette.schema import SPLITS
 
-ROWS = 512
-"""lm.generation.ROWS: answers decoded in one batch"""
-USERS_AT_ONCE = 24
+ROWS = generation.ROWS
+USERS_AT_ONCE = insights.USERS_AT_ONCE
 METHODS = 3
 """The tuned methods that have an edit for every user: the edit and its two controls."""
-SHARING, TIMES = 4, 16
-"""shared.MANY and shared.TIMES: a policy that so many users share is asked so much more often"""
-TENTHS = 10
+SHARING, TIMES = shared.MANY, shared.TIMES
+"""A policy that so many users share is asked so much more often."""
+TENTHS = baselines.TENTHS
 RUBRIC = 24
 """Tokens that a rubric puts around a question and an answer, about."""
 

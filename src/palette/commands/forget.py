@@ -1,7 +1,6 @@
 """`palette users forget`: takes users out of everything that the project can reach."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +118,8 @@ def _refuse_while_dvc_works() -> None:
     Raises:
         PaletteError: DVC runs a stage.
     """
+    import psutil
+
     try:
         held = json.loads(AT_WORK.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -130,15 +131,5 @@ def _refuse_while_dvc_works() -> None:
         for note in (notes if isinstance(notes, list) else [notes])
     ]
     for note in notes:
-        if _lives(note["pid"]):
+        if psutil.pid_exists(note["pid"]):
             raise PaletteError(f"DVC is at work here ({note['cmd']}): wait until it is done")
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -18,13 +18,15 @@ from palette.by_user import PLACE
 from palette.edits import DIRECTIONS, INDEX, SIDES
 from palette.forgetting import Step
 from palette.forgetting.holding import mine
-from palette.own_adapters import FOLDER
+from palette.own_adapters import FOLDER, METHODS
 from palette.store import SHARED, Store, folder_of
 from palette.subspaces import OWN
 
 REPORTS = Path("reports")
 OF_GROUPS = ("shift", *SIDES)
 """Tensors of directions.safetensors with a row for each group."""
+OWN_ADAPTERS = tuple(f"{kind}-" for kind in ("user", *METHODS))
+"""How folders of single users' adapters begin."""
 BORROWED = ["method", "user_id", "prompt_id"]
 OTHER = "edit_other"
 """The method that gives users the edit of somebody else."""
@@ -66,7 +68,7 @@ def nameless_steps(store: Store, roots: Collection[Path]) -> Iterator[Step]:
         if (rows := root / PLACE).exists():
             yield Step(str(rows), "rows that a killed run left", partial(shutil.rmtree, rows))
         for folder in sorted((root / FOLDER).glob("*")):
-            if folder.name.startswith(("user-", "sft-", "dpo-")):
+            if folder.name.startswith(OWN_ADAPTERS):
                 yield Step(str(folder), "an adapter of one user's", partial(shutil.rmtree, folder))
 
 
@@ -104,7 +106,7 @@ def _mine(path: Path, users: list[str], lent: pl.DataFrame) -> pl.Expr | None:
 
 def _lent(data: Path, users: list[str]) -> pl.DataFrame:
     """Rows of the baselines that are others' answers under these users' edits."""
-    path = data / "baselines" / "baselines.parquet"
+    path = data / tables.TABLES["baselines"].file
     if not path.exists():
         return pl.DataFrame()
     table = pl.scan_parquet(path)
