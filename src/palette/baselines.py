@@ -25,6 +25,7 @@ from palette import (
     tuning,
 )
 from palette.core.editing import Edit
+from palette.core.region import Region
 from palette.lm import templates
 from palette.lm.activations import embed
 from palette.lm.generation import row_uniforms
@@ -180,31 +181,44 @@ def unrouted(params: Params, users: list[str]) -> dict[str, dict[str, Policy]]:
 
 
 def trained(params: Params, users: list[str]) -> dict[str, dict[str, Policy]]:
-    """The methods that train: `soup` for all users, the others for a few."""
-    names, weights = params.trait_names, tastes.estimated(params.trait_names)
-    corners = {name: {other: float(other == name) for other in names} for name in names}
+    """The soup of one adapter per trait, for all users, and for a few users adapters of their own."""
+    names = params.trait_names
+    corners = dict(zip(names, Region(tuple(params.floor)).vertices().tolist(), strict=True))
     few = own_adapters.few(params)
     called = {user: f"user-{number}" for number, user in enumerate(few)}  # a user's name is no path
-    own = {called[user]: own for user, own in own_adapters.wanted(params, few).items()}
-    folders = {}
+    wanted = {called[user]: own for user, own in own_adapters.wanted(params, few).items()}
+    made: dict[str, Mapping[str, bytes]] = {}
+    if params.adapters.kind == "family":
+        points = family.points(params, np.array(list(corners.values())))
+        made |= dict(zip(corners, points, strict=True))
+    else:
+        wanted |= {name: dict(zip(names, own, strict=True)) for name, own in corners.items()}
     settings = params.adapters.model_copy(
         update={"steps": params.baselines.training, "rloo_steps": 0}
     )
     whose = {name: user for user, name in called.items()}
-    made = members.train(params, corners | own, "training baselines' adapters", settings, whose)
+    made |= members.train(params, wanted, "training baselines' adapters", settings, whose)
+    folders = {}
     for name, files in made.items():
         members.write(files, FOLDER / name)
         folders[name] = str(FOLDER / name)
     return {
-        "soup": {user: soup(names, weights[user], folders) for user in users},
+        "soup": soups(params, users, folders),
         "per_user": {user: Policy(((folders[called[user]], 1.0),)) for user in few},
         **own_adapters.preferred(params, few),
     }
 
 
-def soup(names: list[str], weights: list[float], folders: dict[str, str]) -> Policy:
-    """The interpolation of one adapter per trait at a user's estimated weights."""
-    parts = zip(names, in_tenths(weights), strict=True)
+def soups(params: Params, users: list[str], folders: Mapping[str, str]) -> dict[str, Policy]:
+    """User → the interpolation of the adapters at the corners of W that gives the user's weights."""
+    weights, floor = tastes.estimated(params.trait_names), np.array(params.floor)
+    shares = {user: (np.array(weights[user]) - floor) / (1 - floor.sum()) for user in users}
+    return {user: soup(params.trait_names, own.tolist(), folders) for user, own in shares.items()}
+
+
+def soup(names: list[str], shares: list[float], folders: Mapping[str, str]) -> Policy:
+    """The interpolation of one adapter per trait."""
+    parts = zip(names, in_tenths(shares), strict=True)
     return Policy(tuple((folders[name], n / TENTHS) for name, n in parts if n > 0))
 
 

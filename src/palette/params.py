@@ -102,7 +102,7 @@ class Tuning(Section):
 class RolloutSamples(Section):
     train: Annotated[int, Field(ge=2)] = 1024
     select: Annotated[int, Field(ge=2)] = 256
-    certify: Annotated[int, Field(ge=2)] = 256
+    certify: Annotated[int, Field(ge=2)] = 128
     test: Annotated[int, Field(ge=2)] = 256
 
 
@@ -160,7 +160,7 @@ class Preferences(Section):
 
 
 class Plan(Section):
-    epsilon: Epsilon = 0.015
+    epsilon: Epsilon = 0.02
     strategy: Literal["minimal", "lazy", "palm-grid", "uniform", "random"] = Field(
         "minimal", description="how the weights to train for are chosen"
     )
@@ -234,7 +234,8 @@ class Baselines(Section):
     per_user: Count = Field(2, description="users who get adapters of their own")
     steps: Positive = Field(20, description="of DPO and SFT on a user's own pairs")
     training: Positive = Field(
-        120, description="supervised steps of the adapters of `soup` and `per_user`"
+        120,
+        description="supervised steps of `per_user`, and of `soup` where no family has its parts",
     )
     seed: Seed = 0
 

@@ -90,12 +90,8 @@ def read(name: str, trait: str | None = None) -> pl.DataFrame:
         PaletteError: the file is missing or does not have the columns of its schema.
     """
     table, source = TABLES[name], path(name, trait)
-    if not source.exists():
-        raise PaletteError(f"{source} does not exist; run `dvc repro` to make it")
-    try:
+    with _readable(source):
         frame = pl.read_parquet(source)
-    except pl.exceptions.PolarsError:
-        raise PaletteError(f"{source} is damaged; delete it and run `dvc repro`") from None
     return frame.select(_columns(table, frame, source))
 
 
@@ -109,19 +105,26 @@ def read_users(name: str, users: pl.Series) -> pl.DataFrame:
         PaletteError: as `read`.
     """
     table, source = TABLES[name], path(name)
-    if not source.exists():
-        raise PaletteError(f"{source} does not exist; run `dvc repro` to make it")
-    if users.is_empty():
-        return empty(name)
-    among = pl.col("user_id").is_between(pl.lit(users.min()), pl.lit(users.max()))
-    try:
+    with _readable(source):
+        if users.is_empty():
+            return empty(name)
+        among = pl.col("user_id").is_between(pl.lit(users.min()), pl.lit(users.max()))
         rows = pl.scan_parquet(source).filter(among, pl.col("user_id").is_in(users.implode()))
         frame = rows.collect(engine="streaming")
+    return frame.select(_columns(table, frame, source))
+
+
+@contextmanager
+def _readable(source: Path) -> Iterator[None]:
+    """One sentence, with the cure, where a table cannot be read."""
+    if not source.exists():
+        raise PaletteError(f"{source} does not exist; run `dvc repro` to make it")
+    try:
+        yield
     except pl.exceptions.ColumnNotFoundError:
         raise PaletteError(f"{source} lacks the column user_id; run `dvc repro` again") from None
     except pl.exceptions.PolarsError:
         raise PaletteError(f"{source} is damaged; delete it and run `dvc repro`") from None
-    return frame.select(_columns(table, frame, source))
 
 
 def read_rewards(traits: list[str]) -> pl.DataFrame:

@@ -186,7 +186,8 @@ def _baselines(params: Params, facts: Facts) -> Tokens:
     phases = params.adapters.model_copy(
         update={"kind": "members", "steps": settings.training, "rloo_steps": 0}
     )
-    made = training(phases, facts.question, _limit(params), traits, traits + few)
+    corners = 0 if params.adapters.kind == "family" else traits  # the soup's
+    made = training(phases, facts.question, _limit(params), traits, corners + few)
     pairs = few * settings.steps * params.insights.pairs
     return Tokens(
         own.answers + tried.answers, own.generated + tried.generated,

@@ -5,7 +5,6 @@ trial shows that it is better.
 """
 
 import numpy as np
-from scipy import stats
 
 BREAKAGE = 0.02
 """How much the share of broken answers may grow: more, and a trial is out whatever it gains."""
@@ -64,11 +63,13 @@ def choose(objective: np.ndarray, broken: np.ndarray) -> int:
             numbers; the identity first.
         broken: (trials,) shares of broken answers.
     """
+    from scipy.stats import t as student  # its import takes a second
+
     gains = objective[1:] - objective[0]  # (trials - 1, prompts)
     prompts = objective.shape[1]
     if not len(gains) or prompts < 2:
         return 0
     mean, error = gains.mean(axis=1), gains.std(axis=1, ddof=1) / np.sqrt(prompts)
-    needed = stats.t.ppf(1 - DOUBT / len(gains), prompts - 1) * error + TOLERANCE
+    needed = student.ppf(1 - DOUBT / len(gains), prompts - 1) * error + TOLERANCE
     kept = (mean > needed) & (broken[1:] <= broken[0] + BREAKAGE)
     return int(np.where(kept, mean, -np.inf).argmax()) + 1 if kept.any() else 0
