@@ -4,6 +4,7 @@ import pytest
 import report_world
 import tiny_chain
 import tiny_project
+from warm import Warm
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +31,17 @@ def world(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def reproduced(tmp_path_factory):
+def reproduced(tmp_path_factory, warm):
     """The git and DVC project of tests/tiny_project.py, after its first run. Read only."""
-    return tiny_project.build(tmp_path_factory.mktemp("tiny") / "project")
+    return tiny_project.build(tmp_path_factory.mktemp("tiny") / "project", warm.python)
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory):
+    """Interpreters that have imported the libraries already (tests/warm.py)."""
+    server = Warm(tmp_path_factory.mktemp("warm"))
+    yield server
+    server.close()
 
 
 def pytest_collection_modifyitems(items):

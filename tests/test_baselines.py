@@ -6,6 +6,7 @@ import pytest
 from tiny_models import save, tiny
 
 from palette import baselines, own_adapters, shared, tables
+from palette.core.region import Region
 from palette.lm import preference_training, templates
 from palette.lm.models import with_adapters
 from palette.lm.scoring import logprobs
@@ -236,3 +237,24 @@ def test_policies_that_many_users_share_are_asked_more_often(params, monkeypatch
     assert whose_of == {one: set(users), few: set(users[1:])}
     assert sorted(found["policy"]) == sorted([one.name, few.name])
     assert shared.worth(params, {"a": {}}, prompts, {}, "words").columns == ["policy"]
+
+
+@pytest.mark.parametrize("floor", [{}, {"humor": 0.2}, {"brevity": 0.1, "safety": 0.3}])
+def test_the_soup_mixes_the_corners_of_w_to_the_users_weights(params, floor):
+    names = ["brevity", "humor", "safety"]
+    told = {"traits": {name: {"kind": name} for name in names}, "weights": {"floor": floor}}
+    params = Params.model_validate(params.model_dump(exclude={"traits", "weights"}) | told)
+    region = Region(tuple(params.floor))
+    shares = np.array([[0.5, 0.3, 0.2], [0.0, 0.0, 1.0], [0.1, 0.6, 0.3]])
+    users = dict(zip(("ann", "bob", "dot"), region.spread(shares), strict=True))
+    tables.write("weights", pl.DataFrame([
+        {"user_id": user, "trait": name, "weight": w, "low": w, "high": w, "evidence": 1.0}
+        for user, own in users.items() for name, w in zip(names, own, strict=True)
+    ]))  # fmt: skip
+    found = baselines.soups(params, list(users), {name: f"of/{name}" for name in names})
+    corners = dict(zip((f"of/{name}" for name in names), region.vertices(), strict=True))
+    for user, weights in users.items():
+        parts = found[user].adapters
+        assert sum(share for _, share in parts) == pytest.approx(1)
+        mixed = sum(share * corners[folder] for folder, share in parts)
+        np.testing.assert_allclose(mixed, weights, atol=1e-9)

@@ -75,10 +75,10 @@ STAGES = {
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Project:
+def project(tmp_path_factory, warm) -> Project:
     """After a run of all stages, and an earlier one of `users`, both pushed. Tests change it in turn."""
     home = tmp_path_factory.mktemp("forget")
-    project = Project(home / "project", home)
+    project = Project(home / "project", home, warm.python)
     project.root.mkdir()
     users = project.root / "inputs/users/users.csv"
     with pytest.MonkeyPatch.context() as patch:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 
@@ -128,6 +128,8 @@ class Project:
     root: Path
     home: Path
     """what its clones share: compiled modules and DVC's notes"""
+    python: Path = Path(sys.executable)
+    """what runs DVC, and the stages"""
 
     def run(self, *command: str, **environment: str) -> Done:
         """Run a program in the project, with this tree's palette."""
@@ -144,7 +146,9 @@ class Project:
     def environment(self) -> dict[str, str]:
         """No user's or machine's settings count; and every module is compiled but once."""
         return {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join(
+                [str(self.python.parent), str(Path(sys.executable).parent), os.environ["PATH"]]
+            ),
             "PYTHONPATH": str(SOURCE / "src"), "RAN": str(self.log),
             "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(self.home / ".pyc"),
             "DVC_SITE_CACHE_DIR": str(self.home / ".site"), "DVC_NO_ANALYTICS": "1",
@@ -161,7 +165,7 @@ class Project:
         return done.out
 
     def dvc(self, *arguments: str, **environment: str) -> str:
-        return self.must(sys.executable, "-P", "-m", "dvc", *arguments, **environment)
+        return self.must(str(self.python), "-P", "-m", "dvc", *arguments, **environment)
 
     def palette(self, *arguments: str) -> Done:
         """The program `palette` in the project, but in this process: importing takes longest."""
@@ -205,17 +209,17 @@ class Project:
     def clone(self, to: Path) -> "Project":
         """What git alone carries over: no data, no cache."""
         self.must("git", "clone", "--quiet", str(self.root), str(to))
-        return Project(to, self.home)
+        return replace(self, root=to)
 
     def copy(self, to: Path) -> "Project":
         """Everything, the cache too."""
         shutil.copytree(self.root, to, symlinks=True)
-        return Project(to, self.home)
+        return replace(self, root=to)
 
 
-def build(root: Path) -> Project:
+def build(root: Path, python: Path) -> Project:
     """A project whose first run is committed on its branch main."""
-    project = Project(root, root.parent)
+    project = Project(root, root.parent, python)
     (root / "inputs").mkdir(parents=True)
     (root / "inputs/README.md").write_text("questions\n")
     (root / "stages.py").write_text(SCRIPT)
