@@ -7,13 +7,14 @@ Users of the sandbox's tastes write histories of up to 20 rows; the base's answe
 so that no model is needed. A group of users teaches how they choose and what they value; others are met
 with their first rows alone. Regret is f*(w) − J_w(π*_ŵ), exact up to the rollouts: what the best policy
 for the estimated weights loses at the true ones. A share of rows is by another user. Beside answers
-that users chose: answers of the base that they rated, by thumbs or by lenient stars; and tastes that
-drift from one to another over the 20 rows, where the last is the truth.
+that users chose: answers of the base that they rated, by thumbs or by lenient stars; tastes that
+drift from one to another over the 20 rows, where the last is the truth; and prompts that lean, so that all
+their answers are alike in one thing, with the base asked about them (`insights.users`) and not.
 """
 
 import csv
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from rich.table import Table
 from palette.core.choices import Choices, Chooser, recency
 from palette.core.ideal import Ideal
 from palette.core.preference import COARSE, draw_particles, fit_chooser, fit_prior, posterior
-from palette.core.said import expected
+from palette.core.said import learn_said
 from palette.params_file import load
 from palette.progress import progress
 from palette.sandbox import people, world
@@ -37,7 +38,9 @@ PROMPTS, SAMPLES = 24, 512
 PARAMS = load(Path(__file__).parents[1] / "params.yaml")
 NAMES = PARAMS.trait_names
 
-Writes = Callable[[np.ndarray, world.Topic, np.random.Generator], tuple[str, float]]
+Lean = dict[str, int]
+"""what all answers to a prompt have in common: part of a style"""
+Writes = Callable[[np.ndarray, world.Topic, np.random.Generator, Lean], tuple[str, float]]
 """weights → an answer, and how it was liked, from -1 to 1"""
 
 
@@ -54,7 +57,7 @@ class Logs:
     base: np.ndarray
     """(users, ROWS, CONTRASTS, d) rewards of the base's answers"""
 
-    def choices(self, lengths: np.ndarray, teaching: int, half_life: float | None) -> Choices:
+    def choices(self, lengths: np.ndarray, teaching: int, case: "Case") -> Choices:
         """Of users with so many rows, of whom the first `teaching` take part in estimates.
 
         Rows are a day apart; the latest of a user's are left.
@@ -63,35 +66,50 @@ class Logs:
         user, row = np.nonzero(age < lengths[:, None])
         answers = self.base[user, row]
         number = np.arange(len(user)).repeat(CONTRASTS)
-        d = answers.shape[2]
-        mean, around = expected(answers.reshape(-1, d), number, user[number] < teaching)
+        teaches, asked = user[number] < teaching, (user[number] < teaching) | case.asked
+        answers, number = answers.reshape(len(number), -1)[asked], number[asked]
+        base = learn_said(answers, number, teaches[asked])
+        mean = base.expected(answers, number, len(user))
         return Choices(
             user, self.said[user, row] - mean, self.liking[user, row],
-            recency(age[row], half_life), np.zeros(len(user), bool), around,
+            recency(age[row], case.half_life), np.zeros(len(user), bool), base.base,
         )  # fmt: skip
 
 
-def chosen(weights: np.ndarray, topic: world.Topic, rng: np.random.Generator) -> tuple[str, float]:
-    answers = [plain(topic, rng) for _ in range(people.CANDIDATES)]
+def chosen(
+    weights: np.ndarray, topic: world.Topic, rng: np.random.Generator, lean: Lean
+) -> tuple[str, float]:
+    answers = [plain(topic, rng, lean) for _ in range(people.CANDIDATES)]
     return people.choose(answers, weights, rng), 1.0
 
 
-def thumbs(weights: np.ndarray, topic: world.Topic, rng: np.random.Generator) -> tuple[str, float]:
+def thumbs(
+    weights: np.ndarray, topic: world.Topic, rng: np.random.Generator, lean: Lean
+) -> tuple[str, float]:
     """An answer of the base, up or down: the likelier up, the better it is than most."""
-    text = plain(topic, rng)
+    text = plain(topic, rng, lean)
     better = people.SHARPNESS * (world.worth([text])[0] - TYPICAL) @ weights
     return text, 1.0 if rng.random() < 1 / (1 + np.exp(-better)) else -1.0
 
 
-def stars(weights: np.ndarray, topic: world.Topic, rng: np.random.Generator) -> tuple[str, float]:
+def stars(
+    weights: np.ndarray, topic: world.Topic, rng: np.random.Generator, lean: Lean
+) -> tuple[str, float]:
     """An answer of the base, and one to five stars, more often four or five than one or two."""
-    text = plain(topic, rng)
+    text = plain(topic, rng, lean)
     felt = 5 * (world.worth([text])[0] - TYPICAL) @ weights + rng.normal(0.5, 0.7)
     return text, float(np.digitize(felt, [-1.5, -0.5, 0.5, 1.5]) / 2 - 1)
 
 
-def plain(topic: world.Topic, rng: np.random.Generator) -> str:
-    return world.answer(topic, world.draw_style(rng), rng)
+def plain(topic: world.Topic, rng: np.random.Generator, lean: Lean | None = None) -> str:
+    return world.answer(topic, replace(world.draw_style(rng), **(lean or {})), rng)
+
+
+def draw_lean(rng: np.random.Generator) -> Lean:
+    """One thing that answers to a prompt have in common."""
+    style = world.draw_style(rng)
+    name = str(rng.choice(["steps", "jokes", "warnings"]))
+    return {name: getattr(style, name)}
 
 
 TOPICS = world.topics(0)["train"]
@@ -109,6 +127,10 @@ class Case:
     """preferences.strangers"""
     drifts: bool = False
     half_life: float | None = None
+    leaning: float = 0.0
+    """share of prompts"""
+    asked: bool = True
+    """the base, to the prompts of users who teach nothing"""
     every_length: bool = False
 
 
@@ -122,8 +144,9 @@ def draw_logs(users: int, case: Case, rng: np.random.Generator) -> Logs:
             if rng.random() < case.by_others:
                 weights = people.draw_taste(rng)[1]
             topic = TOPICS[rng.integers(len(TOPICS))]
-            text, liked = case.writes(weights, topic, rng)
-            texts += [text, *(plain(topic, rng) for _ in range(CONTRASTS))]
+            lean = draw_lean(rng) if case.leaning and rng.random() < case.leaning else {}
+            text, liked = case.writes(weights, topic, rng, lean)
+            texts += [text, *(plain(topic, rng, lean) for _ in range(CONTRASTS))]
             liking.append(liked)
         truth.append(last)
     rewards = score(PARAMS.traits, [""] * len(texts), texts)
@@ -152,18 +175,15 @@ def measure(
     logs: Logs, group: int, lengths: np.ndarray, ideal: Ideal, case: Case
 ) -> tuple[Chooser, list[dict[str, float]]]:  # fmt: skip
     """One row for each length of the histories of the users beyond the group."""
-    half_life = case.half_life
     floor, users = np.zeros(len(NAMES)), len(logs.weights)
     others = np.arange(group, users)
     truth = logs.weights[others]
-    taught = logs.choices(np.r_[lengths, np.zeros(len(others))], group, half_life).of(
-        np.arange(group)
-    )
+    taught = logs.choices(np.r_[lengths, np.zeros(len(others))], group, case).of(np.arange(group))
     chooser = fit_chooser(taught, group, draw_particles(floor, 0, COARSE), None, case.assumed)
     prior = fit_prior(taught, group, draw_particles(floor, 0), chooser)
     found = []
     for rows in range(ROWS + 1) if case.every_length else SHOWN:
-        own = logs.choices(np.r_[lengths, np.full(len(others), rows)], group, half_life).of(others)
+        own = logs.choices(np.r_[lengths, np.full(len(others), rows)], group, case).of(others)
         guess = posterior(own, len(others), prior, chooser, LEVEL)
         held = (guess.low - 1e-9 <= truth) & (truth <= guess.high + 1e-9)
         found.append({
@@ -180,6 +200,9 @@ CASES = [
     Case("stars", writes=stars),
     *(Case(f"drifting, half-life {half_life or 'none'}", drifts=True, half_life=half_life)
       for half_life in (None, 10.0, 5.0, 2.5)),
+    Case("base not asked", asked=False, every_length=True),
+    *(Case(f"prompts lean, base {'' if asked else 'not '}asked", leaning=0.5, asked=asked,
+           every_length=True) for asked in (True, False)),
 ]  # fmt: skip
 
 

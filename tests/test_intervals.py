@@ -21,7 +21,7 @@ from palette.core.preference import (
     fit_prior,
     posterior,
 )
-from palette.core.said import expected
+from palette.core.said import learn_said
 from palette.sandbox import people, world
 
 LEVEL, LEAST = 0.9, 0.85
@@ -55,10 +55,11 @@ class Logs:
         user, row = np.nonzero(age < lengths[:, None])
         answers = self.base[user, row].reshape(-1, len(FLOOR))
         number = np.arange(len(user)).repeat(CONTRASTS)
-        mean, around = expected(answers, number, user[number] < GROUP)
+        base = learn_said(answers, number, user[number] < GROUP)
+        mean = base.expected(answers, number, len(user))
         return Choices(
             user, self.said[user, row] - mean, self.liking[user, row],
-            recency(age[row], half_life), np.zeros(len(user), bool), around,
+            recency(age[row], half_life), np.zeros(len(user), bool), base.base,
         )  # fmt: skip
 
     def group(self, half_life: float | None = None) -> Choices:

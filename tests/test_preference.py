@@ -7,7 +7,7 @@ import pytest
 from palette import preferences, tables
 from palette.core.choices import Choices, Chooser, Prior, from_rating, recency
 from palette.core.preference import draw_particles, fit_prior, posterior
-from palette.core.said import expected
+from palette.core.said import learn_said
 from palette.params import Params
 
 SCALE, LEVEL = 5.0, 0.9
@@ -21,6 +21,14 @@ def tastes(d: int, users: int, rng: np.random.Generator) -> np.ndarray:
     return np.stack(
         [rng.dirichlet(12 * c) for c in centres[rng.integers(len(centres), size=users)]]
     )
+
+
+def expected(
+    rewards: np.ndarray, row: np.ndarray, teaches: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the base's answers to each row's prompt are worth, and how they lie about that."""
+    said = learn_said(rewards, row, teaches)
+    return said.expected(rewards, row, int(row.max(initial=-1)) + 1), said.base
 
 
 def pairs(user: np.ndarray, difference: np.ndarray, weight: np.ndarray | None = None) -> Choices:

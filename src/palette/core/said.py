@@ -35,10 +35,7 @@ class Said:
             row: (answers,) int, the history row that each belongs to, from 0.
         """
         count, total = _sums(rewards, row, rows)
-        return self.lean(total / np.maximum(count, 1), count)
-
-    def lean(self, mean: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        return self.grand + (mean - self.grand) * answers * self.ratio / (answers * self.ratio + 1)
+        return _lean(self.grand, self.ratio, total / np.maximum(count, 1), count)
 
 
 def learn_said(rewards: np.ndarray, row: np.ndarray, teaches: np.ndarray) -> Said:
@@ -52,24 +49,19 @@ def learn_said(rewards: np.ndarray, row: np.ndarray, teaches: np.ndarray) -> Sai
     teaches = teaches if teaches.any() else np.ones(len(row), bool)
     count, total = _sums(rewards, row, int(row.max(initial=-1)) + 1)
     grand = rewards[teaches].mean(0) if len(rewards) else np.zeros(rewards.shape[1])
-    found = Said(grand, _ratio(rewards[teaches], row[teaches]), rewards[:0])
+    ratio = _ratio(rewards[teaches], row[teaches])
     some = np.flatnonzero(teaches)
     some = some[np.linspace(0, len(some) - 1, min(ANSWERS, len(some))).astype(int)]
     others = count[row[some]] - 1
     rest = (total[row[some]] - rewards[some]) / np.maximum(others, 1)
-    return Said(grand, found.ratio, rewards[some] - found.lean(rest, others))
+    return Said(grand, ratio, rewards[some] - _lean(grand, ratio, rest, others))
 
 
-def expected(
-    rewards: np.ndarray, row: np.ndarray, teaches: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """What the base's answers to each row's prompt are worth, and how they lie about that, at once.
-
-    Returns:
-        (rows, traits) and (at most ANSWERS, traits), as `Said` has them.
-    """
-    said = learn_said(rewards, row, teaches)
-    return said.expected(rewards, row, int(row.max(initial=-1)) + 1), said.base
+def _lean(
+    grand: np.ndarray, ratio: np.ndarray, mean: np.ndarray, answers: np.ndarray
+) -> np.ndarray:
+    """(rows, traits): the means of so many answers, drawn toward the mean of all."""
+    return grand + (mean - grand) * answers * ratio / (answers * ratio + 1)
 
 
 def _sums(rewards: np.ndarray, row: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
