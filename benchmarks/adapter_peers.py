@@ -87,10 +87,11 @@ def supervised(
     ])  # fmt: skip
     parts = max(1, batch // WIDEST)
     rows = []
-    chosen = draws.by_length(chosen, said, batch, parts)
+    asked = np.array([len(prompt) for prompt in task.prompts])[chosen.prompts]
+    chosen = chosen[draws.by_length(asked + said, 1, batch, parts).ravel()]
     for prompt, sample in zip(chosen.prompts, chosen.samples, strict=True):
-        asked, answer = task.prompts[prompt], list(task.answers[prompt][sample])
-        rows.append({"input_ids": asked + answer, "labels": [-100] * len(asked) + answer})
+        question, answer = task.prompts[prompt], list(task.answers[prompt][sample])
+        rows.append({"input_ids": question + answer, "labels": [-100] * len(question) + answer})
     with TemporaryDirectory() as folder:
         config = SFTConfig(
             **common(policy, folder, steps, settings.learning_rate, settings.seed),
