@@ -20,7 +20,7 @@ LIBRARIES = (
     "dvc.cli", "dvc.commands.repro", "dvc.repo.reproduce", "numpy", "polars", "pyarrow.parquet", "yaml",
     "pydantic", "rich", "typer", "scipy.optimize", "scipy.spatial", "scipy.stats", "torch", "joblib",
     "transformers", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama",
-    "transformers.models.llama.tokenization_llama", "peft", "safetensors.torch", "altair", "plotly",
+    "transformers.models.llama.tokenization_llama", "peft", "safetensors.torch", "altair",
     "datasets", "trl.trainer.sft_trainer", "trl.trainer.rloo_trainer", "trl.trainer.dpo_trainer",
 )  # fmt: skip
 CLIENT = """#!{python} -IS
