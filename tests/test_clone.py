@@ -275,7 +275,7 @@ def test_options_edit_params_whole_or_not_at_all(checkout, monkeypatch):
         (Options(histories="/etc/passwd"), "must lie in inputs/users/"),
         (Options(base="owner/name"), "pin base.revision"),
         (Options(base="./nowhere"), "is not a directory"),
-        (Options(epsilon=0.001), "plan.epsilon is 0.015, but must be at most"),
+        (Options(epsilon=0.001), "plan.epsilon is 0.02, but must be at most"),
     ],
 )
 def test_options_that_cannot_be_are_refused(checkout, monkeypatch, options, words):
