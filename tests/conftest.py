@@ -44,6 +44,9 @@ def warm(tmp_path_factory):
     server.close()
 
 
+LONGEST = ["test_promise.py", "test_serve.py", "test_training.py", "test_flows.py"]
+"""These first, so that no worker waits for another's at the end."""
+
+
 def pytest_collection_modifyitems(items):
-    """The longest file first, so that of two workers neither waits for the other at the end."""
-    items.sort(key=lambda item: item.path.name != "test_promise.py")
+    items.sort(key=lambda item: (LONGEST + [item.path.name]).index(item.path.name))
