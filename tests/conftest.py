@@ -49,4 +49,4 @@ LONGEST = ["test_promise.py", "test_serve.py", "test_training.py", "test_flows.p
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: (LONGEST + [item.path.name]).index(item.path.name))
+    items.sort(key=lambda item: [*LONGEST, item.path.name].index(item.path.name))
