@@ -66,7 +66,8 @@ class Logs:
         user, row = np.nonzero(age < lengths[:, None])
         answers = self.base[user, row]
         number = np.arange(len(user)).repeat(CONTRASTS)
-        teaches, asked = user[number] < teaching, (user[number] < teaching) | case.asked
+        teaches = user[number] < teaching
+        asked = teaches | case.asked
         answers, number = answers.reshape(len(number), -1)[asked], number[asked]
         base = learn_said(answers, number, teaches[asked])
         mean = base.expected(answers, number, len(user))

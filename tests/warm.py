@@ -45,10 +45,10 @@ class Warm:
         self.python.parent.mkdir()
         self.python.write_text(CLIENT.format(python=sys.executable, address=str(address)))
         self.python.chmod(0o755)
-        quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_VERBOSITY": "error"}
-        environment = (
-            os.environ | quiet | {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
-        )
+        environment = os.environ | {  # as palette.stage prepares a process, before it imports
+            "OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
+            "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error",
+        }  # fmt: skip
         self.server = subprocess.Popen(
             [sys.executable, __file__, address], env=environment, stdout=subprocess.PIPE
         )

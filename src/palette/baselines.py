@@ -173,40 +173,44 @@ def unrouted(params: Params, users: list[str]) -> dict[str, dict[str, Policy]]:
     weights = tastes.estimated(params.trait_names)
     tenths = {user: tuple(map(int, in_tenths(weights[user]))) for user in users}
     distinct = sorted(set(tenths.values()))
-    folders = {own: FOLDER / f"family-{'-'.join(map(str, own))}" for own in distinct}
     made = family.points(params, np.array(distinct).reshape(-1, len(params.trait_names)) / TENTHS)
-    for own, files in zip(distinct, made, strict=True):
-        members.write(files, folders[own])
-    return {"family": {user: Policy(((str(folders[tenths[user]]), 1.0),)) for user in users}}
+    called = {own: f"family-{'-'.join(map(str, own))}" for own in distinct}
+    folders = written(dict(zip(called.values(), made, strict=True)))
+    return {"family": {user: Policy(((folders[called[tenths[user]]], 1.0),)) for user in users}}
 
 
 def trained(params: Params, users: list[str]) -> dict[str, dict[str, Policy]]:
     """The soup of one adapter per trait, for all users, and for a few users adapters of their own."""
-    names = params.trait_names
-    corners = dict(zip(names, Region(tuple(params.floor)).vertices().tolist(), strict=True))
+    names, corners = params.trait_names, Region(tuple(params.floor)).vertices()
     few = own_adapters.few(params)
     called = {user: f"user-{number}" for number, user in enumerate(few)}  # a user's name is no path
     wanted = {called[user]: own for user, own in own_adapters.wanted(params, few).items()}
     made: dict[str, Mapping[str, bytes]] = {}
     if params.adapters.kind == "family":
-        points = family.points(params, np.array(list(corners.values())))
-        made |= dict(zip(corners, points, strict=True))
+        made |= zip(names, family.points(params, corners), strict=True)
     else:
-        wanted |= {name: dict(zip(names, own, strict=True)) for name, own in corners.items()}
+        wanted |= {
+            name: dict(zip(names, own, strict=True))
+            for name, own in zip(names, corners.tolist(), strict=True)
+        }
     settings = params.adapters.model_copy(
         update={"steps": params.baselines.training, "rloo_steps": 0}
     )
     whose = {name: user for user, name in called.items()}
     made |= members.train(params, wanted, "training baselines' adapters", settings, whose)
-    folders = {}
-    for name, files in made.items():
-        members.write(files, FOLDER / name)
-        folders[name] = str(FOLDER / name)
+    folders = written(made)
     return {
         "soup": soups(params, users, folders),
         "per_user": {user: Policy(((folders[called[user]], 1.0),)) for user in few},
         **own_adapters.preferred(params, few),
     }
+
+
+def written(made: Mapping[str, Mapping[str, bytes]]) -> dict[str, str]:
+    """The folders of adapters, by name, now that their files lie there."""
+    for name, files in made.items():
+        members.write(files, FOLDER / name)
+    return {name: str(FOLDER / name) for name in made}
 
 
 def soups(params: Params, users: list[str], folders: Mapping[str, str]) -> dict[str, Policy]:
