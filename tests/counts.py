@@ -17,7 +17,7 @@ def counted() -> Iterator[Counter]:
     batch, asked = generation._Batch, scoring._Asked
     run, begin, go_on = batch.run, asked.__init__, asked.logprobs
     rows, traced = activations.batches, gradients.batches
-    fit, scored = trainers.RowTrainer.compute_loss, trainers.ReinforceTrainer._scored
+    fit, scored = trainers.RowTrainer.fit, trainers.ReinforceTrainer._scored
 
     def answer(self, *given):
         found["read"] += int(self.mask.sum())
@@ -41,13 +41,13 @@ def counted() -> Iterator[Counter]:
 
         return counting
 
-    def learn(self, model, inputs, *more, **words):
+    def learn(self, model, inputs):
         found["trained"] += int(inputs["attention_mask"].sum())
-        return fit(self, model, inputs, *more, **words)
+        return fit(self, model, inputs)
 
-    def polish(self, model, ids, attention, longest):
+    def polish(self, ids, attention, longest):
         found["trained" if torch.is_grad_enabled() else "read"] += int(attention.sum())
-        return scored(self, model, ids, attention, longest)
+        return scored(self, ids, attention, longest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch, "run", answer)
@@ -55,6 +55,6 @@ def counted() -> Iterator[Counter]:
         patch.setattr(asked, "logprobs", score)
         patch.setattr(activations, "batches", read("read", rows))
         patch.setattr(gradients, "batches", read("traced", traced))
-        patch.setattr(trainers.RowTrainer, "compute_loss", learn)
+        patch.setattr(trainers.RowTrainer, "fit", learn)
         patch.setattr(trainers.ReinforceTrainer, "_scored", polish)
         yield found

@@ -41,8 +41,8 @@ def test_reinforce_scores_every_row_as_the_model_alone_does(family, monkeypatch)
     lm, seen = tiny(family), []
     scored = ReinforceTrainer._scored
 
-    def record(self, model, ids, attention, longest):
-        found = scored(self, model, ids, attention, longest)
+    def record(self, ids, attention, longest):
+        found = scored(self, ids, attention, longest)
         seen.append((ids, attention, longest, found[0].detach()))
         return found
 

@@ -2,20 +2,23 @@
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from palette.core.budget import WARM_UP, Clock
 from palette.core.draws import Draws
 from palette.core.prefixes import Prefixes
+from palette.lm.generation import Answers, generate
 from palette.lm.models import LanguageModel
-from palette.lm.row_lora import Family, RowLora, Stacked, layer_sizes
+from palette.lm.row_lora import Family, RowLora, Sampled, Stacked, layer_sizes
+from palette.lm.threads import Threads
 from palette.params import Adapters
 
 Log = list[tuple[str, int, float]]
@@ -60,6 +63,8 @@ class Learner:
     rows: RowLora
     weights: np.ndarray | None
     """(members, d); None: a family, for all of W"""
+    threads: Threads
+    """for the parts of a step"""
 
     @property
     def members(self) -> int:
@@ -68,6 +73,13 @@ class Learner:
     def conditions(self, chosen: Draws) -> np.ndarray:
         """What the rows go through, as `RowLora.focus` takes it."""
         return chosen.weights.astype(np.float32) if self.weights is None else chosen.members
+
+    def answer(
+        self, prompts: Sequence[Sequence[int]], conditions: Tensor, limit: int, uniforms: np.ndarray
+    ) -> Answers:
+        """Sample from the adapters as they are; arguments as of `generate` and `RowLora.focus`."""
+        own = Sampled(self.rows, conditions)
+        return generate(self.policy, prompts, limit, uniforms, adapters=own)
 
 
 @dataclass
@@ -147,7 +159,7 @@ def learning(
         rows = Stacked(sizes, settings.rank, len(weights), settings.seed)
     rows.to(lm.device).attach(policy.model)
     policy.model.add_module("palette", rows)
-    return Learner(policy, rows, weights)
+    return Learner(policy, rows, weights, Threads.on(lm.device))
 
 
 def twin(lm: LanguageModel) -> LanguageModel:

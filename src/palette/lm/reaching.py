@@ -16,9 +16,8 @@ from transformers import TrainerCallback
 from palette.core.ideal import Ideal
 from palette.core.reaching import REACHED, Reached
 from palette.core.region import Region
-from palette.lm.generation import generate, row_uniforms
+from palette.lm.generation import row_uniforms
 from palette.lm.learner import Course, Learner, Task
-from palette.lm.row_lora import Sampled
 from palette.lm.scoring import logprobs
 
 LOOKS = 10
@@ -83,8 +82,7 @@ class Reaching(TrainerCallback):
             len(prompts), task.max_new_tokens, "reaching", self._course.phase, step
         )
         condition = torch.from_numpy(conditions[policies]).to(learner.policy.device)
-        own = Sampled(learner.rows, condition)
-        answers = generate(learner.policy, prompts, task.max_new_tokens, uniforms, adapters=own)
+        answers = learner.answer(prompts, condition, task.max_new_tokens, uniforms)
         ratio = answers.logprobs - logprobs(learner.policy, prompts, answers.tokens)
         rewards = task.reward(questions, answers.texts)
         each = (rewards * weights[policies]).sum(axis=1) - task.beta * ratio

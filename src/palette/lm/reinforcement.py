@@ -9,9 +9,8 @@ from torch import Tensor
 
 from palette.core import draws
 from palette.core.draws import Draws
-from palette.lm.generation import generate, row_uniforms
+from palette.lm.generation import row_uniforms
 from palette.lm.learner import Course, Learner, Log, Task, common, parts_of
-from palette.lm.row_lora import Sampled
 from palette.params import Adapters
 
 
@@ -44,11 +43,9 @@ def reinforce(
         alive = np.ones(len(prompts), dtype=bool)
         if condition.ndim == 1:  # members that are done answer with nothing
             alive = ~learner.rows.done[condition.cpu().numpy()]
-        own = Sampled(learner.rows, condition[torch.from_numpy(alive).to(condition.device)])
         asked = [prompt for prompt, on in zip(prompts, alive, strict=True) if on]
-        answers = generate(
-            learner.policy, asked, task.max_new_tokens, uniforms[alive], adapters=own
-        )
+        conditions = condition[torch.from_numpy(alive).to(condition.device)]
+        answers = learner.answer(asked, conditions, task.max_new_tokens, uniforms[alive])
         found, nothing = iter(answers.tokens), [min(learner.policy.eos)]
         logprobs = np.zeros(len(prompts))
         logprobs[alive] = answers.logprobs
@@ -96,6 +93,7 @@ def reinforce(
             train_dataset=Dataset.from_list(rows),
             processing_class=learner.policy.tokenizer,
             rows=learner.rows,
+            threads=learner.threads,
             beta=task.beta,
             parts=parts_of(learner, settings.rloo_batch, longest),
             sample=sample,

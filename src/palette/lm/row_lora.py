@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from threading import local
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class RowLora(nn.Module, ABC):
         self.done = np.zeros(trainings, dtype=bool)
         """which members stay as they are"""
         self._kept: dict[str, Tensor] = {}
-        self._condition: Tensor | None = None
+        self._focused = local()
 
     def attach(self, model: nn.Module) -> None:
         """Adapt the model's linear layers for good; until the first `focus` it stays what it was."""
@@ -57,12 +58,12 @@ class RowLora(nn.Module, ABC):
             modules[name].register_forward_hook(partial(self._hook, name))
 
     def focus(self, condition: Tensor | None) -> None:
-        """Say what each row of the next batches goes through; None: the base alone.
+        """Say what each row of this thread's next batches goes through; None: the base alone.
 
         Args:
             condition: (rows,) member numbers of `Stacked`; (rows, d) weights of `Family`.
         """
-        self._condition = condition
+        self._focused.on = condition
 
     def keep(self, members: np.ndarray) -> None:
         """From now on `restore` makes these members what they are now."""
@@ -88,9 +89,10 @@ class RowLora(nn.Module, ABC):
         """(rows, tokens, out) B_row A_row x of a layer, before the factor α/rank."""
 
     def _hook(self, name: str, module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        if self._condition is None:
+        condition = getattr(self._focused, "on", None)
+        if condition is None:
             return output
-        change = self.delta(name, inputs[0].to(torch.float32), self._condition)
+        change = self.delta(name, inputs[0].to(torch.float32), condition)
         return output + (ALPHA / self.rank * change).to(output.dtype)
 
 
@@ -158,7 +160,7 @@ class Family(RowLora):
 
     def focus(self, condition: Tensor | None) -> None:
         super().focus(condition)
-        self._units: Tensor | None = None
+        self._focused.units = None
 
     def matrices(self, condition: Tensor) -> Matrices:
         """
@@ -176,9 +178,9 @@ class Family(RowLora):
             }
 
     def delta(self, name: str, inputs: Tensor, condition: Tensor) -> Tensor:
-        if self._units is None:  # the same for all layers of a pass
-            self._units = self._seen(condition)
-        gates = self.heads[_key(name)](self._units)[:, None]
+        if self._focused.units is None:  # the same for all layers of a pass
+            self._focused.units = self._seen(condition)
+        gates = self.heads[_key(name)](self._focused.units)[:, None]
         return (inputs @ self.a[_key(name)].mT * gates) @ self.b[_key(name)].mT
 
     def _seen(self, weights: Tensor) -> Tensor:

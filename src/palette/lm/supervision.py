@@ -36,8 +36,7 @@ def supervised(
     with TemporaryDirectory() as folder:
         config = SFTConfig(
             **common(learner.policy, folder, course.left, course.learning_rate, settings.seed),
-            per_device_train_batch_size=per_step // parts,
-            gradient_accumulation_steps=parts,
+            per_device_train_batch_size=per_step,
             train_sampling_strategy="sequential",
             max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},
@@ -47,9 +46,10 @@ def supervised(
             model=learner.policy.model,
             args=config,
             train_dataset=Dataset.from_dict({"row": range(course.first * per_step, len(chosen))}),
-            data_collator=_collator(learner, task, chosen, settings.steps),
+            data_collator=_collator(learner, task, chosen, settings.steps, parts),
             processing_class=learner.policy.tokenizer,
             rows=learner.rows,
+            threads=learner.threads,
             optimizers=(course.optimizer, course.schedule()),
         )
 
@@ -87,16 +87,19 @@ def _drawn(learner: Learner, task: Task, settings: Adapters) -> tuple[Draws, np.
 
 
 def _collator(
-    learner: Learner, task: Task, chosen: Draws, steps: int
-) -> Callable[[Sequence[dict[str, int]]], dict[str, Tensor]]:
-    """Makes a part's batch of its row numbers."""
+    learner: Learner, task: Task, chosen: Draws, steps: int, parts: int
+) -> Callable[[Sequence[dict[str, int]]], dict[str, list[dict[str, Tensor]]]]:
+    """Makes the parts' batches of a step's row numbers."""
     conditions = learner.conditions(chosen)
     said = [len(task.answers[p][s]) for p, s in zip(chosen.prompts, chosen.samples, strict=True)]
     # Answer tokens of a member and step, on average over its whole training.
     per_step = np.bincount(chosen.members, said) / steps
 
-    def collate(features: Sequence[dict[str, int]]) -> dict[str, Tensor]:
+    def collate(features: Sequence[dict[str, int]]) -> dict[str, list[dict[str, Tensor]]]:
         rows = np.array([feature["row"] for feature in features])
+        return {"parts": [part(own) for own in rows.reshape(parts, -1)]}
+
+    def part(rows: np.ndarray) -> dict[str, Tensor]:
         own = chosen[rows]
         sequences, found = [], []
         for place, (prompt, sample) in enumerate(zip(own.prompts, own.samples, strict=True)):

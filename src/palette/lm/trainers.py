@@ -7,6 +7,7 @@ Importing TRL takes seconds: import this module inside the function that trains.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from trl.trainer.utils import selective_log_softmax
 from palette.core.draws import by_length
 from palette.errors import PaletteError
 from palette.lm.row_lora import RowLora
+from palette.lm.threads import Threads
 
 
 class Quiet:
@@ -49,18 +51,27 @@ class RowTrainer(Quiet, SFTTrainer):
     """SFTTrainer of adapters that differ by row, on soft targets.
 
     The loss is a sum over rows and positions of −Σ share · log π(token), times each row's own
-    constant: what one member's rows give is what they would give alone.
+    constant: what one member's rows give is what they would give alone. A batch holds a step's parts.
     """
 
     loss_is_scaled_for_ga = True  # type: ignore[assignment]  # declared as None
 
-    def __init__(self, *args: Any, rows: RowLora, **kwargs: Any):
+    def __init__(self, *args: Any, rows: RowLora, threads: Threads, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.rows = rows
-        self.losses: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+        self.rows, self.threads = rows, threads
+        self.losses: dict[int, dict[int, float]] = defaultdict(dict)
         """step → member → loss"""
 
-    def compute_loss(self, model: Any, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
+    def compute_loss(self, model: Any, inputs: dict[str, list], *_: Any, **__: Any) -> Tensor:
+        parameters = list(self.rows.parameters())
+        total, sums = self.threads.add_up(partial(self.fit, model), inputs["parts"], parameters)
+        own = self.losses[self.state.global_step + 1]
+        for member in np.flatnonzero(~self.rows.done):
+            own[int(member)] = sums[member].item()
+        return total
+
+    def fit(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
+        """(members,) losses of a part."""
         if self.rows.done.any():
             inputs = _without(inputs, self.rows.done)
         self.rows.focus(inputs["condition"])
@@ -70,12 +81,7 @@ class RowTrainer(Quiet, SFTTrainer):
         places, which = inputs["place"].unique(return_inverse=True)
         logprobs = logits[places].float().log_softmax(-1)
         each = -inputs["share"] * logprobs[which, inputs["token"]]
-        members = inputs["member"]
-        sums = each.new_zeros(int(members.max()) + 1).index_add(0, members, each)
-        own = self.losses[self.state.global_step + 1]
-        for member in members.unique().tolist():
-            own[member] += sums[member].item()
-        return sums.sum()
+        return each.new_zeros(len(self.rows.done)).index_add(0, inputs["member"], each)
 
 
 class ReinforceTrainer(Quiet, RLOOTrainer):
@@ -88,7 +94,7 @@ class ReinforceTrainer(Quiet, RLOOTrainer):
     """
 
     def __init__(
-        self, *args: Any, rows: RowLora, beta: float, parts: int,
+        self, *args: Any, rows: RowLora, threads: Threads, beta: float, parts: int,
         sample: Callable[[list, Tensor, int], tuple[list[list[int]], np.ndarray]], **kwargs: Any,
     ):  # fmt: skip
         """
@@ -98,7 +104,8 @@ class ReinforceTrainer(Quiet, RLOOTrainer):
             sample: (prompts, conditions, step) → tokens of the answers, and their log-probabilities.
         """
         super().__init__(*args, **kwargs)  # its own β is 0, or it would load that model
-        self.rows, self.sample, self.beta, self.parts = rows, sample, beta, parts
+        self.rows, self.threads, self.sample = rows, threads, sample
+        self.beta, self.parts = beta, parts
         self.ref_model: Any = object()
         self.condition: Tensor | None = None
         self.sampled: Tensor | None = None
@@ -129,28 +136,31 @@ class ReinforceTrainer(Quiet, RLOOTrainer):
         its own answers the sampler knows already: TRL adds up, so the sum stands at the first token.
         """
         if torch.is_grad_enabled():
-            return self._scored(model, ids, attention, longest)
+            return self._scored(ids, attention, longest)
         found = torch.zeros((len(ids), longest), device=ids.device)
         lengths, conditions, sampled = attention[:, -longest:].sum(1), self.condition, self.sampled
         assert conditions is not None and sampled is not None, "completions are scored when made"
         if model is not self.ref_model:
             found[:, 0] = sampled
             return found, found, None
-        for part in self._parts(lengths, conditions):
+
+        def score(part: Tensor) -> None:
             width = int(lengths[part].max())
             kept = slice(ids.shape[1] - longest + width)
-            self.condition = conditions[part]
-            found[part, :width] = self._scored(
-                model, ids[part, kept], attention[part, kept], width
-            )[0]
-        self.condition = conditions
+            self.rows.focus(None)
+            logps, *_ = self._scored(ids[part, kept], attention[part, kept], width)
+            found[part, :width] = logps
+
+        self.threads.map(score, self._parts(lengths, conditions))
         return found, found, None
 
     def _scored(
-        self, model: Any, ids: Tensor, attention: Tensor, longest: int
+        self, ids: Tensor, attention: Tensor, longest: int
     ) -> tuple[Tensor, Tensor, None]:
-        """As TRL's own, but that rows count positions from their own first token, behind the padding."""
-        self.rows.focus(None if model is self.ref_model else self.condition)
+        """As TRL's own, but that rows count positions from their own first token, behind the padding.
+
+        Under the policy that the rows are focused on.
+        """
         own: Any = self.model
         logits = own(
             input_ids=ids, attention_mask=attention, use_cache=False, logits_to_keep=longest + 1,
@@ -162,22 +172,22 @@ class ReinforceTrainer(Quiet, RLOOTrainer):
         return logps, torch.zeros_like(logps), None  # TRL logs the entropy, which nobody reads
 
     def _compute_loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
-        """One part's loss and gradient after another; only the last is left to the trainer."""
+        """Of all parts."""
         conditions = inputs.pop("condition")
         lengths = inputs["completion_mask"].sum(1)
         rows_of_a_member = len(lengths) / len(self.rows.done)
-        loss = torch.zeros((), device=lengths.device)
-        for part in self._parts(lengths, conditions):
-            if loss.requires_grad:
-                self.accelerator.backward(loss)
+        of_a_part = super()._compute_loss
+
+        def improve(part: Tensor) -> Tensor:
             width = int(lengths[part].max())
             own = {key: rows[part] for key, rows in inputs.items()}
             own |= {key: own[key][:, :width] for key in ("completion_ids", "completion_mask")}
-            self.condition = conditions[part]
+            self.rows.focus(conditions[part])
             # TRL's mean over the part, made each member's own over all of its rows.
-            share = len(part) / rows_of_a_member
-            loss = loss.detach() + super()._compute_loss(model, own) * share
-        return loss
+            return of_a_part(model, own) * (len(part) / rows_of_a_member)
+
+        parts = self._parts(lengths, conditions)
+        return self.threads.add_up(improve, parts, list(self.rows.parameters()))[0]
 
     def _parts(self, lengths: Tensor, conditions: Tensor) -> list[Tensor]:
         """Row numbers of each part: of like lengths, and as many rows of each member in training."""

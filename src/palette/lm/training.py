@@ -40,8 +40,8 @@ def train_members(
     """
     learner = learning(lm, weights, settings)
     logs = _train(learner, task, settings, progress, checkpoint)
-    own = [learner.rows.matrices(torch.tensor(member)) for member in range(len(weights))]
-    return [(peft_files.of_matrices(each), log) for each, log in zip(own, logs, strict=True)]
+    each = [learner.rows.matrices(torch.tensor(member)) for member in range(len(weights))]
+    return [(peft_files.of_matrices(own), log) for own, log in zip(each, logs, strict=True)]
 
 
 def train_family(
