@@ -63,7 +63,7 @@ class Learner:
     rows: RowLora
     weights: np.ndarray | None
     """(members, d); None: a family, for all of W"""
-    threads: Threads
+    threads: Threads = Threads(1)
     """for the parts of a step"""
 
     @property
