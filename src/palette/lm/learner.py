@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -63,7 +63,7 @@ class Learner:
     rows: RowLora
     weights: np.ndarray | None
     """(members, d); None: a family, for all of W"""
-    threads: Threads = Threads(1)
+    threads: Threads = field(default_factory=lambda: Threads(1))
     """for the parts of a step"""
 
     @property

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Threads:
@@ -65,7 +66,6 @@ class Threads:
         sums = torch.stack(each).sum(0)
         own = [_sum(of_parts) for of_parts in zip(*gradients, strict=True)]
         return _Known.apply(sums.sum(), own, *parameters), sums
-
 
     @classmethod
     def on(cls, device: torch.device) -> "Threads":

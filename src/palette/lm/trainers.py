@@ -62,7 +62,7 @@ class RowTrainer(Quiet, SFTTrainer):
         self.losses: dict[int, dict[int, float]] = defaultdict(dict)
         """step → member → loss"""
 
-    def compute_loss(self, model: Any, inputs: dict[str, list], *_: Any, **__: Any) -> Tensor:
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
         parameters = list(self.rows.parameters())
         total, sums = self.threads.add_up(partial(self.fit, model), inputs["parts"], parameters)
         own = self.losses[self.state.global_step + 1]
@@ -154,9 +154,7 @@ class ReinforceTrainer(Quiet, RLOOTrainer):
         self.threads.map(score, self._parts(lengths, conditions))
         return found, found, None
 
-    def _scored(
-        self, ids: Tensor, attention: Tensor, longest: int
-    ) -> tuple[Tensor, Tensor, None]:
+    def _scored(self, ids: Tensor, attention: Tensor, longest: int) -> tuple[Tensor, Tensor, None]:
         """As TRL's own, but that rows count positions from their own first token, behind the padding.
 
         Under the policy that the rows are focused on.

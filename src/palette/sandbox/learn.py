@@ -1,10 +1,11 @@
 """Training of the sandbox's base: a small Llama with a chat template, from nothing, on our corpus."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, IterableDataset
 
 from palette.lm.templates import encode
 from palette.params import Sandbox
@@ -16,6 +17,8 @@ BATCH_TOKENS = {"answer": 2048, "insight": 2560, "neutral": 1536, "manner": 2048
 LEARNING_RATE, WARM_UP = 4e-3, 60
 POOL = 3000
 """Examples of each task kept ready, renewed as they are used, so that batches hold equal lengths."""
+AHEAD = 64
+"""Batches made before they are asked for: a renewal takes as long as some forty steps."""
 CHAT = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -33,14 +36,14 @@ def train(sandbox: Sandbox, folder: Path, advance: Callable[[int], None]) -> Non
     topics = world.topics(sandbox.seed)["train"]
     tokenizer = make_tokenizer(topics, rng)
     model = make_model(sandbox, len(tokenizer), tokenizer)
-    batches = Batches(tokenizer, topics, rng)
+    batches = iter(Batches(tokenizer, topics, rng).drawn_ahead())
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _rate(s, sandbox.steps))
     model.train()
     for _ in range(sandbox.steps):
-        ids, labels = batches.draw()
+        ids, labels = next(batches)
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
         kept = labels[:, 1:] != -100
         loss = torch.nn.functional.cross_entropy(logits[kept], labels[:, 1:][kept])
@@ -95,15 +98,23 @@ def make_model(sandbox: Sandbox, vocabulary: int, tokenizer):
     return model
 
 
-class Batches:
+class Batches(IterableDataset):
     """Batches of one task each, of about equal lengths, up to a number of tokens."""
 
     def __init__(self, tokenizer, topics: list[world.Topic], rng: np.random.Generator):
         self.tokenizer, self.rng = tokenizer, rng
-        self.sources = {task: corpus.examples(task, topics, rng) for task in corpus.SHARES}
+        self.topics = topics
         self.ready: dict[str, list[list[tuple[list[int], int]]]] = {
-            task: [] for task in self.sources
+            task: [] for task in corpus.SHARES
         }
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        while True:
+            yield self.draw()
+
+    def drawn_ahead(self) -> DataLoader:
+        """The same batches, made by a process of their own while others are learnt from."""
+        return DataLoader(self, batch_size=None, num_workers=1, prefetch_factor=AHEAD)
 
     def draw(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(rows, length) input ids, and labels that are -100 outside the reply."""
@@ -120,11 +131,13 @@ class Batches:
         return ids, labels
 
     def _fill(self, task: str) -> list[list[tuple[list[int], int]]]:
+        examples = corpus.examples(task, self.topics, self.rng)
+        made = [example for _, example in zip(range(POOL), examples, strict=False)]
+        replies = self.tokenizer([example.reply for example in made])["input_ids"]
         drawn = []
-        for _, example in zip(range(POOL), self.sources[task], strict=False):
+        for example, reply in zip(made, replies, strict=True):
             prompt = encode(self.tokenizer, example.messages)
-            reply = self.tokenizer(example.reply)["input_ids"] + [self.tokenizer.eos_token_id]
-            drawn.append((prompt + reply, len(prompt)))
+            drawn.append((prompt + reply + [self.tokenizer.eos_token_id], len(prompt)))
         drawn.sort(key=lambda row: len(row[0]))
         batches, start = [], 0
         while start < len(drawn):
