@@ -229,13 +229,19 @@ def test_policies_that_many_users_share_are_asked_more_often(params, monkeypatch
         return pl.DataFrame({"policy": [policy.name for policy in asked]})
 
     monkeypatch.setattr(shared.policies, "worth", remember)
-    prompts, users = pl.DataFrame(), [f"u{i}" for i in range(shared.MANY)]
-    one, few = Policy(insight="one"), Policy(insight="few")
-    chosen = {"a": dict.fromkeys(users, one), "b": dict.fromkeys(users[1:], few) | {"u0": one}}
+    prompts, users = pl.DataFrame(), [f"u{i}" for i in range(16)]
+    all_of, some, few = Policy(insight="all"), Policy(insight="some"), Policy(insight="few")
+    chosen = {
+        "a": dict.fromkeys(users, all_of),
+        "b": dict.fromkeys(users[1:], some) | {"u0": all_of},
+        "c": dict.fromkeys(users[:3], few) | dict.fromkeys(users[3:], all_of),
+    }
     found = shared.worth(params, chosen, prompts, {}, "words")
-    assert asked_of == {one: shared.TIMES, few: 1}
-    assert whose_of == {one: set(users), few: set(users[1:])}
-    assert sorted(found["policy"]) == sorted([one.name, few.name])
+    each = params.baselines.samples
+    assert asked_of == {all_of: 16 * each, some: 4 * each, few: each}
+    assert whose_of == {all_of: set(users), some: set(users[1:]), few: set(users[:3])}
+    assert sorted(found["policy"]) == sorted([all_of.name, some.name, few.name])
+    assert [shared.times(n) for n in (0, 1, 3, 4, 15, 16, 1000)] == [1, 1, 1, 4, 4, 16, 16]
     assert shared.worth(params, {"a": {}}, prompts, {}, "words").columns == ["policy"]
 
 

@@ -96,9 +96,8 @@ def test_each_of_these_costs_what_it_should(facts):
 
 
 def test_what_the_numbers_are_copies_of_is_still_so():
-    from palette import insights, passes, shared
+    from palette import insights, passes
     from palette.lm import generation, reaching
 
     assert (workload.ROWS, workload.USERS_AT_ONCE) == (generation.ROWS, insights.USERS_AT_ONCE)
-    assert (workload.SHARING, workload.TIMES) == (shared.MANY, shared.TIMES)
     assert (passes.LOOKS, passes.LOOKED_AT) == (reaching.LOOKS, reaching.ANSWERS)

@@ -1,7 +1,7 @@
 """What methods are worth to users: policies that many users share are asked more often.
 
 Intervals are over users. They cannot know of the luck of answers that many users share, so there
-must be little of it: a policy that serves many has as many answers as many users have apart.
+must be little of it: a policy that serves many has about as many answers as they would have apart.
 """
 
 from collections import Counter
@@ -14,12 +14,18 @@ from palette.core.editing import Edit
 from palette.params import Params
 from palette.policies import Policy, Quotes
 
-MANY = 4
-"""Users of one method from which on a policy is asked more often."""
+TIMES = (1, 4, 16)
+"""How often a policy may be asked: as often as the last of these that its users are as many as.
+
+So few, because a policy is measured anew where a user who comes makes it another of them.
+"""
 OWN = ("per_user", "sft", "dpo")
 """Methods whose adapters are single users' own."""
-TIMES = 16
-"""How much more often."""
+
+
+def times(users: int) -> int:
+    """How often a policy is asked that so many users of one method share."""
+    return max(number for number in TIMES if number <= max(users, 1))
 
 
 def worth(
@@ -43,14 +49,13 @@ def worth(
         for user, policy in of_user.items():
             if policy.personal or (method in OWN and policy != Policy()):
                 whose.setdefault(policy, set()).add(user)
-    often = {policy for policy, users in most.items() if users >= MANY}
-    samples = params.baselines.samples
-    frames = [
-        policies.worth(params, asked, prompts, edits, told, times * samples, quotes, whose=whose)
-        for asked, told, times in (
-            (often, f"{words}: those that many share", TIMES),
-            (set(most) - often, words, 1),
-        )
-        if asked
-    ]
+    frames = []
+    for number in reversed(TIMES):
+        asked = {policy for policy, users in most.items() if times(users) == number}
+        told = words if number == 1 else f"{words}: what {number} users or more share"
+        samples = number * params.baselines.samples
+        if asked:
+            frames.append(
+                policies.worth(params, asked, prompts, edits, told, samples, quotes, whose=whose)
+            )
     return pl.concat(frames) if frames else pl.DataFrame(schema={"policy": pl.String})

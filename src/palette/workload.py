@@ -5,7 +5,7 @@ counts as if it were cut off. Where the work hangs on what only a run can tell (
 clusters, users who come to share a policy), it is counted at its most. No stage may depend on this.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, comb
 
@@ -20,8 +20,6 @@ ROWS = generation.ROWS
 USERS_AT_ONCE = insights.USERS_AT_ONCE
 METHODS = 3
 """The tuned methods that have an edit for every user: the edit and its two controls."""
-SHARING, TIMES = shared.MANY, shared.TIMES
-"""A policy that so many users share is asked so much more often."""
 TENTHS = baselines.TENTHS
 RUBRIC = 24
 """Tokens that a rubric puts around a question and an answer, about."""
@@ -84,7 +82,7 @@ def stages(params: Params, facts: Facts) -> dict[str, Tokens]:
         "values": _values(params, facts),
         "tuning members": _trials(params, facts, facts.kept * (1 + _tried(params, facts))),
         "baselines": _baselines(params, facts),
-        "evaluation": _asked(params, facts, *_served(params, facts)),
+        "evaluation": _asked(params, facts, [(1, _served(params, facts))]),
     }
     unused = "adapters" if params.adapters.kind == "family" else "family"
     return {name: own for name, own in found.items() if name != unused and own != Tokens()}
@@ -179,8 +177,7 @@ def _baselines(params: Params, facts: Facts) -> Tokens:
         (1, facts.asked), (1, facts.told),  # the insight, or a row of the history, in the prompt
         (METHODS, _groups(params, facts)), (mixed, mixtures), (3, few), (2, 1), (1, facts.clusters),
     ]  # fmt: skip
-    alone = sum(methods * own for methods, own in apart if not _shared(facts, own))
-    own = _asked(params, facts, alone, sum(methods * n for methods, n in apart) - alone)
+    own = _asked(params, facts, apart)
     trials = len(params.tuning.strengths) * len(params.tuning.layers)
     tried = _trials(params, facts, 2 * few * (1 + trials))
     phases = params.adapters.model_copy(
@@ -196,15 +193,9 @@ def _baselines(params: Params, facts: Facts) -> Tokens:
     )  # fmt: skip
 
 
-def _shared(facts: Facts, policies: int) -> bool:
-    """Whether so many users come to share each of a method's policies that it is asked more often."""
-    return facts.users >= SHARING * policies
-
-
-def _served(params: Params, facts: Facts) -> tuple[int, int]:
-    """Policies of users' members with their edits: those of one user each, and those that many share."""
-    policies = min(facts.users, _groups(params, facts) * max(1, facts.kept))
-    return (0, policies) if _shared(facts, policies) else (policies, 0)
+def _served(params: Params, facts: Facts) -> int:
+    """Policies of users' members with their edits."""
+    return min(facts.users, _groups(params, facts) * max(1, facts.kept))
 
 
 def _groups(params: Params, facts: Facts) -> int:
@@ -214,14 +205,19 @@ def _groups(params: Params, facts: Facts) -> int:
     ]
 
 
-def _asked(params: Params, facts: Facts, alone: int, shared: int) -> Tokens:
-    """Policies on the test prompts; those that many users share are asked more often."""
-    prompts, samples = facts.prompts["test"], params.baselines.samples
-    one = _measured(params, facts, alone * prompts, samples, prompts)
-    many = _measured(params, facts, shared * prompts, TIMES * samples, prompts)
+def _asked(params: Params, facts: Facts, policies: Sequence[tuple[int, int]]) -> Tokens:
+    """Policies on the test prompts, each as often as the users who come to share it make it be asked.
+
+    Args:
+        policies: methods, and policies of each, that all users share evenly.
+    """
+    prompts, every = facts.prompts["test"], []
+    for methods, own in policies:
+        samples = params.baselines.samples * shared.times(facts.users // max(own, 1))
+        every.append(_measured(params, facts, methods * own * prompts, samples, prompts))
     return Tokens(
-        one.answers + many.answers, one.generated + many.generated, one.read + many.read,
-        together=one.together if alone else many.together,
+        sum(one.answers for one in every), sum(one.generated for one in every),
+        sum(one.read for one in every), together=min(one.together for one in every),
     )  # fmt: skip
 
 
