@@ -13,7 +13,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_chain import PARAMS
 
-from palette import policies, tables, traits
+from palette import measuring, policies, tables, traits
+from palette.core.answers import complaint
 from palette.core.editing import Edit, Edits
 from palette.lm.models import load_base, with_adapters
 from palette.params import Params, Trait
@@ -80,13 +81,13 @@ def storing(name: str) -> Params:
 def measured(monkeypatch) -> list[int]:
     """The rows of every batch that is answered."""
     batches: list[int] = []
-    real = policies.generate
+    real = measuring.generate
 
     def generate(lm, prompts, *rest):
         batches.append(len(prompts))
         return real(lm, prompts, *rest)
 
-    monkeypatch.setattr(policies, "generate", generate)
+    monkeypatch.setattr(measuring, "generate", generate)
     return batches
 
 
@@ -164,7 +165,7 @@ def test_answers_that_are_cut_off_empty_or_echoes_are_broken(small):
         sum(
             np.exp(logprob)
             for logprob, answer, text in zip(logprobs, world.answers, texts, strict=True)
-            if answer[-1] != tiny_chain.EOS or policies.complaint(question, text)
+            if answer[-1] != tiny_chain.EOS or complaint(question, text)
         )
         for question, logprobs in zip(world.questions, world.base, strict=True)
     ]
@@ -227,13 +228,35 @@ def test_neither_company_nor_batches_nor_what_is_stored_change_a_bit(small, monk
     assert len(together) == 2 * len(chosen)
     assert worth([*chosen, *reversed(chosen)]).equals(together)
     with monkeypatch.context() as patch:
-        patch.setattr(policies, "TOGETHER", 1)
+        patch.setattr(policies, "HANDED", 1)
         assert worth(chosen, params=storing("one-by-one")).equals(together)
     growing = [worth(chosen[:count], params=storing("growing")) for count in range(1, 6)]
     assert growing[-1].equals(together)
     assert of(growing[0], BASE).equals(of(together, BASE))
     distinct = {tuple(of(together, policy)["kl"].round(4)) for policy in chosen}
     assert len(distinct) == len(chosen)
+
+
+def test_policies_that_are_asked_together_are_so_whatever_is_stored(small, measured):
+    own, adapted = edits(), Policy(MEMBER.adapters, "ann")
+    chosen = [ANN, Policy(edit="bob"), adapted, Policy(MEMBER.adapters, "bob"), BASE]
+    with_one = dict.fromkeys(chosen[:4], "one")
+    rows = PARAMS.baselines.samples * len(tiny_chain.QUESTIONS["test"])
+    first = worth(chosen, own, storing("all"), key=("k", 0), together=with_one)
+    assert sorted(measured) == [rows, 2 * rows, 2 * rows]
+    alone = worth(chosen, own, key=("k", 0))
+    for column in ("kl", "surprise", "reward_brevity"):
+        np.testing.assert_allclose(first[column], alone[column], atol=1e-4)
+    part = storing("part")
+    worth([BASE, ANN], own, part, key=("k", 0))  # what is known of one alone is no help
+    assert worth(chosen, own, part, key=("k", 0), together=with_one).equals(first)
+    measured.clear()
+    assert worth(chosen, own, part, key=("k", 0), together=with_one).equals(first)
+    assert not measured
+    own["bob"] = own["bob"] * 0.5
+    again = worth(chosen, own, part, key=("k", 0), together=with_one)
+    assert sorted(measured) == [2 * rows] * 2  # with those beside it
+    np.testing.assert_allclose(of(again, ANN)["kl"], of(first, ANN)["kl"], atol=1e-4)
 
 
 def test_what_was_measured_once_is_not_measured_again(small, measured):

@@ -167,10 +167,12 @@ def tune(params: Params, book: books.Book, units: Sequence[Unit]) -> list[pl.Dat
         ]
         for unit in units
     ]  # fmt: skip
+    tried = [policy for unit in plan for trial in unit for policy in trial]
     values = policies.worth(
-        params, [policy for unit in plan for trial in unit for policy in trial],
-        tables.read("prompts").filter(pl.col("split") == "select"), edits,
+        params, tried, tables.read("prompts").filter(pl.col("split") == "select"), edits,
         "tuning edits", params.tuning.samples, key=("tuning", params.tuning.seed),
+        # All trials of an edit: its name without layers and strength.
+        together={policy: policy.edit.rsplit("|", 2)[0] for policy in tried if policy.edit},
     )  # fmt: skip
     answers = {name: frame for (name,), frame in values.group_by("policy", maintain_order=True)}
     weights = dict(zip(*_estimates(params), strict=True))
