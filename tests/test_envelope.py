@@ -48,7 +48,9 @@ def test_cells_tile_the_region(d):
     planes, region = planes_of(rng, 12, d), Region((0.05,) * d)
     found = {cell.member: cell.vertices for cell in cells(planes, region)}
     assert all(inside(planes, member, vertices) for member, vertices in found.items())
-    inner = region.spread(rng.dirichlet(np.ones(d), size=4000))
+    shares = rng.dirichlet(np.ones(d), size=4000)
+    inner = region.spread(shares)
+    np.testing.assert_allclose(region.shares(inner), shares, atol=1e-12)
     assert set(planes.best(inner)) <= set(found)
 
 

@@ -215,9 +215,9 @@ def written(made: Mapping[str, Mapping[str, bytes]]) -> dict[str, str]:
 
 def soups(params: Params, users: list[str], folders: Mapping[str, str]) -> dict[str, Policy]:
     """User → the interpolation of the adapters at the corners of W that gives the user's weights."""
-    weights, floor = tastes.estimated(params.trait_names), np.array(params.floor)
-    shares = {user: (np.array(weights[user]) - floor) / (1 - floor.sum()) for user in users}
-    return {user: soup(params.trait_names, own.tolist(), folders) for user, own in shares.items()}
+    weights, region = tastes.estimated(params.trait_names), Region(tuple(params.floor))
+    shares = {user: region.shares(np.array(weights[user])).tolist() for user in users}
+    return {user: soup(params.trait_names, own, folders) for user, own in shares.items()}
 
 
 def soup(names: list[str], shares: list[float], folders: Mapping[str, str]) -> Policy:

@@ -56,6 +56,11 @@ class Region:
         floor = np.array(self.floor)
         return floor + (1 - floor.sum()) * np.asarray(shares, dtype=float)
 
+    def shares(self, weights: np.ndarray) -> np.ndarray:
+        """(..., d) weights → the shares of the corners that mean them: `spread` undone."""
+        floor = np.array(self.floor)
+        return (np.asarray(weights, dtype=float) - floor) / (1 - floor.sum())
+
     def contains(self, weights: np.ndarray, tolerance: float = 1e-9) -> np.ndarray:
         """(...,) bool: which of the weights (..., d) lie in the region."""
         weights = np.asarray(weights, dtype=float)

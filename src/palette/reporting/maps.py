@@ -106,8 +106,7 @@ def _tiles(run: Run, losses: Losses, shape: str, middles: np.ndarray) -> "alt.Ch
 
 def _places(run: Run, weights: np.ndarray) -> pl.DataFrame:
     """x, y: where weights (P, 3) lie in the triangle whose corners are the region's."""
-    floor = np.array(run.region.floor)
-    place = (weights - floor) / (1 - floor.sum()) @ CORNERS
+    place = run.region.shares(weights) @ CORNERS
     return pl.DataFrame({"x": place[:, 0].round(4), "y": place[:, 1].round(4)})
 
 
