@@ -171,11 +171,13 @@ def adapted(lm: LanguageModel, settings: Adapters) -> LanguageModel:
 
 def _reinforcing(sample: Callable[[list, int], list[list[int]]] | None) -> type:
     """TRL's trainer on token prompts; the class is made here because importing TRL takes seconds."""
+    from peft import PeftModel
     from trl import RLOOTrainer
 
     class Reinforcing(RLOOTrainer):
         def __init__(self, *args: Any, **kwargs: Any):
             super().__init__(*args, **kwargs)
+            assert isinstance(self.model, PeftModel)
             # Without this copy of the adapter TRL takes the base as the reference.
             self.model.delete_adapter("ref")
 

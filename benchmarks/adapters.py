@@ -30,7 +30,7 @@ import numpy as np
 import torch
 import typer
 import worlds
-from adapter_peers import PHASES, THREADS, TRAITS, peak, read_world, timed_settings
+from adapter_peers import PHASES, THREADS, TRAITS, peak, read_world, reinforce, timed_settings
 from rich.console import Console
 from rich.table import Table
 
@@ -192,9 +192,9 @@ def runs(
     elif way == FAMILY:
         yield partial(train_family, lm, task, settings)
     else:
-        own = {"own_generation": True} if way == OWN else {}
+        training = partial(reinforce, own_generation=True) if way == OWN else PHASES[phase]
         for weight in weights:
-            yield partial(PHASES[phase], lm, task, weight, settings, **own)
+            yield partial(training, lm, task, weight, settings)
 
 
 class Gate:

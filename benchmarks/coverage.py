@@ -135,12 +135,12 @@ def draw(world: World, rng: np.random.Generator) -> Bench:
     values, mixtures = [ideal.base()], [ideal]
     for member, policy in enumerate(world.policies[1:], start=1):
         own = sample(policy, OWN)
-        both = (rollouts, own)
         values.append(rewards[row, own].mean(axis=1))
-        parts = (
-            tuple(table[row, which] for which in both) for table in (chance[0], chance[member])
+        worth, base, mine = (
+            (table[row, rollouts], table[row, own])
+            for table in (rewards, chance[0], chance[member])
         )
-        mixtures.append(mixture(tuple(rewards[row, which] for which in both), *parts, BETA))
+        mixtures.append(mixture(worth, base, mine, BETA))
     costs = BETA * world.kl[:, prompt]
     topics = np.repeat(np.arange(TOPICS), EACH)
     count = len(world.policies)

@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -108,10 +109,11 @@ def cases(lm: LanguageModel) -> dict[str, Callable[[], object]]:
         "one projecting edit for all": [published] * ROWS,
         f"{ROWS} different projecting edits": [project() for _ in range(ROWS)],
     }
-    return {
-        name: lambda own=own: generate(lm, ids, TOKENS, uniforms, own and Edits(own))
-        for name, own in rows.items()
-    }
+
+    def run(own: list[Edit] | None) -> object:
+        return generate(lm, ids, TOKENS, uniforms, Edits(own) if own else None)
+
+    return {name: partial(run, own) for name, own in rows.items()}
 
 
 def timed(runs: dict[str, Callable[[], object]], rounds: int) -> Seconds:
@@ -128,7 +130,7 @@ def timed(runs: dict[str, Callable[[], object]], rounds: int) -> Seconds:
 
 def beside(python: str, folder: Path, rounds: int) -> Seconds:
     """The peers' seconds, measured in their own environment."""
-    command = [python, HERE / "editing_peers.py", folder, str(rounds), str(TOKENS)]
+    command = [python, str(HERE / "editing_peers.py"), str(folder), str(rounds), str(TOKENS)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise typer.BadParameter(f"{python} cannot measure the peers: {done.stderr[-600:]}")
@@ -138,7 +140,8 @@ def beside(python: str, folder: Path, rounds: int) -> Seconds:
 
 def judged(seconds: Seconds, unedited: str) -> list[tuple[str, ...]]:
     """A row of the table for each case: medians over rounds."""
-    base, rows = seconds[unedited], []
+    base = seconds[unedited]
+    rows: list[tuple[str, ...]] = []
     for name, own in seconds.items():
         ratios = np.divide(own, base)
         low, high = np.quantile(ratios, [0.25, 0.75])

@@ -15,7 +15,7 @@ import csv
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -85,13 +85,11 @@ def made(size: Sequence[int], folder: Path) -> tuple[LanguageModel, Any, list[Pa
         r=RANK, lora_alpha=RANK, target_modules="all-linear", task_type="CAUSAL_LM",
         init_lora_weights=False,
     )  # fmt: skip
-    served, names = None, [f"member{number}" for number in range(max(ADAPTERS))]
-    for name in names:
-        if served is None:
-            served = get_peft_model(deepcopy(model), lora, name)
-        else:
-            served.add_adapter(name, lora)
-    served.save_pretrained(folder)
+    names = [f"member{number}" for number in range(max(ADAPTERS))]
+    served = get_peft_model(deepcopy(model), lora, names[0])
+    for name in names[1:]:
+        served.add_adapter(name, lora)
+    served.save_pretrained(str(folder))
     lm = LanguageModel(model, None, torch.device("cpu"), "random")
     return lm, served.eval(), [folder / name for name in names]
 
@@ -101,7 +99,7 @@ def cases(
 ) -> dict[Case, Callable[[], torch.Tensor]]:
     """Case → a run that gives its rows' tokens. Rows are dealt to the members in turn."""
     ids = torch.randint(5, VOCABULARY, (rows, PROMPT), generator=torch.Generator().manual_seed(0))
-    runs = {}
+    runs: dict[Case, Callable[[], torch.Tensor]] = {}
     for count in ADAPTERS:
         dealt = [number % count for number in range(rows)]
         adapters = RowAdapters([folders[number] for number in dealt])
@@ -146,7 +144,7 @@ def decode(
     return torch.cat(found, 1)
 
 
-def timed(runs: dict[Case, Callable[[], object]], rounds: int) -> dict[Case, list[float]]:
+def timed(runs: Mapping[Case, Callable[[], object]], rounds: int) -> dict[Case, list[float]]:
     """Case → seconds of each round; every round runs all."""
     seconds: dict[Case, list[float]] = {case: [] for case in runs}
     for _ in range(rounds):

@@ -16,6 +16,7 @@ import csv
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import typer
@@ -207,7 +208,7 @@ CASES = [
 ]  # fmt: skip
 
 
-def run(seeds: int, group: int, users: int) -> list[dict[str, object]]:
+def run(seeds: int, group: int, users: int) -> list[dict[str, Any]]:
     found: dict[tuple[str, float, int], list[dict[str, float]]] = {}
     with progress("cases", total=seeds * len(CASES)) as advance:
         for seed in range(seeds):
@@ -221,9 +222,10 @@ def run(seeds: int, group: int, users: int) -> list[dict[str, object]]:
                 chooser, rows = measure(logs, group, lengths, ideal, case)
                 for row in rows:
                     row |= {"scale": chooser.scale, "strangers": chooser.strangers}
-                    found.setdefault((case.name, case.by_others, row["rows"]), []).append(row)
+                    key = case.name, case.by_others, int(row["rows"])
+                    found.setdefault(key, []).append(row)
                 advance(1)
-    table: list[dict[str, object]] = []
+    table: list[dict[str, Any]] = []
     for (name, share, length), rows in found.items():
         mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
         none, most = (np.mean([r["regret"] for r in found[name, share, n]]) for n in (0, ROWS))
@@ -234,7 +236,7 @@ def run(seeds: int, group: int, users: int) -> list[dict[str, object]]:
     return table
 
 
-def show(table: list[dict[str, object]]) -> None:
+def show(table: list[dict[str, Any]]) -> None:
     shown = Table(*("histories", "by others", "estimated"), *(f"regret at {n}" for n in SHOWN),
                   "5 recover", "least covered")  # fmt: skip
     for case in dict.fromkeys((row["histories"], row["by others"]) for row in table):

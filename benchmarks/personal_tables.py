@@ -126,8 +126,8 @@ class World:
             insights.main(params)
             told = tables.read("insights").filter(kind="personal")
             prompted = dict(told.select("user_id", "insight").rows())
-            chosen = {user: Policy(insight=prompted.get(user, "")) for user in self.users}
-            yield from self.rows(f"prompt, {items} items", (chosen, {}))
+            prompts = {user: Policy(insight=prompted.get(user, "")) for user in self.users}
+            yield from self.rows(f"prompt, {items} items", (prompts, {}))
             for method in ("chameleon", "contrast"):
                 params = self.changed(method=method, groups="everyone")
                 subspaces.main(params)

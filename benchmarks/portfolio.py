@@ -10,9 +10,10 @@ number of members to results/portfolio.svg. `contenders.py` says what each row i
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import typer
@@ -33,9 +34,11 @@ def count(number: float) -> str:
     return f"{number:,.1f}".removesuffix(".0")
 
 
-SHOWN = {"world": str, "d": str, "epsilon": "{:.0%}".format, "lower_bound": str, "strategy": str,
-         "trainings": count, "kept": count,
-         "reached": "{:.2%}".format, "seconds": "{:.2f}".format, "note": str}  # fmt: skip
+SHOWN: dict[str, Callable[[Any], str]] = {
+    "world": str, "d": str, "epsilon": "{:.0%}".format, "lower_bound": str, "strategy": str,
+    "trainings": count, "kept": count,
+    "reached": "{:.2%}".format, "seconds": "{:.2f}".format, "note": str,
+}  # fmt: skip
 
 SCHEMA = {
     "world": pl.String, "d": pl.Int64, "epsilon": pl.Float64, "lower_bound": pl.Int64,

@@ -31,6 +31,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from palette import stage
+from palette.core.prefixes import Prefixes
 from palette.lm import peft_files
 from palette.lm.learner import Course, Learner, Task, twin
 from palette.lm.models import LanguageModel
@@ -54,13 +55,15 @@ SCHEMA = {
 }  # fmt: skip
 
 
-class OwnTokens:
-    """Stands in for `Prefixes`: the target at every position is the rollout's own token."""
+class OwnTokens(Prefixes):
+    """The target at every position is the rollout's own token, so there is no tree to make."""
 
     def __init__(self, answers: Sequence[Sequence[Sequence[int]]]):
         self.answers = answers
 
-    def targets(self, prompt: int, sample: int, _: np.ndarray) -> tuple[np.ndarray, ...]:
+    def targets(
+        self, prompt: int, sample: int, mass: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         own = np.asarray(self.answers[prompt][sample], dtype=np.int64)
         return np.arange(len(own)), own, np.ones(len(own))
 
@@ -77,7 +80,7 @@ class Linear(Family):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         for head in self.heads.values():
-            torch.nn.init.zeros_(head.weight)
+            torch.nn.init.zeros_(head.get_parameter("weight"))
 
     def _seen(self, weights: torch.Tensor) -> torch.Tensor:
         return self.trunk(weights * weights.shape[-1] - 1)
@@ -194,8 +197,9 @@ def main(
             continue
         world = made(seed, larger)
         for key, recipe in missing.items():
-            row = {"world": name, "seed": seed} | measured(world, f"{name} {seed}: {key}", recipe)
-            row = pl.DataFrame([row | {"recipe": key}], schema=SCHEMA)
+            told = measured(world, f"{name} {seed}: {key}", recipe)
+            told |= {"world": name, "seed": seed, "recipe": key}
+            row = pl.DataFrame([told], schema=SCHEMA)
             table = pl.concat([table if quick else known(), row])  # another may write beside this
             if not quick:
                 RESULTS.mkdir(exist_ok=True)

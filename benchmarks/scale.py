@@ -105,7 +105,8 @@ def prepare(users: int, asked: int, workers: int) -> None:
             }).to_arrow()  # fmt: skip
             writer = writer or pq.ParquetWriter(FILE, table.schema, compression="zstd")
             writer.write_table(table)
-    writer.close()
+    if writer:
+        writer.close()
 
 
 def pool(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -169,14 +170,14 @@ def write_portfolio(users: int) -> None:
     params = Params.model_validate({"traits": TRAITS})
     ideal = scored(params, ["select"]).ideal
     planes = ideal.tangents(rng.dirichlet(np.ones(len(TRAITS)), MEMBERS), ("",) * MEMBERS)
-    told = [
+    members = [
         {"id": f"m{k:02d}", "values": dict(zip(TRAITS, v, strict=True)), "cost": cost}
         for k, (v, cost) in enumerate(
             zip(planes.values.tolist(), planes.costs.tolist(), strict=True)
         )
     ]
     base = {"values": dict(zip(TRAITS, ideal.base().mean(0).tolist(), strict=True))}
-    content = {"base": base, "members": told}
+    content = {"base": base, "members": members}
     tables.write_json(tables.DATA / "portfolio" / "portfolio.json", content)
     choice = {
         "layers": "all",
@@ -188,7 +189,7 @@ def write_portfolio(users: int) -> None:
     }
     trial = {"method": "edit", "cluster": "everyone"} | choice
     tables.write("trials", pl.DataFrame([trial]))
-    tables.write("member_trials", pl.DataFrame([{"member": own["id"]} | choice for own in told]))
+    tables.write("member_trials", pl.DataFrame([{"member": own["id"]} | choice for own in members]))
     everyone = {"cluster": pl.lit("everyone"), "group": pl.lit("everyone")}
     user_ids = pl.Series("user_id", names(np.arange(users)))
     tables.write("groups", user_ids.to_frame().with_columns(**everyone))
