@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -262,17 +261,6 @@ def test_batches_hold_replies_and_no_more_than_their_tokens(tokenizer, monkeypat
         assert not (told & (ids == tokenizer.pad_token_id)).any()
         assert ids.shape[1] <= learn.CONTEXT
         assert ids.numel() <= max(learn.BATCH_TOKENS.values())
-
-
-def test_batches_drawn_ahead_are_those_drawn_when_asked_for(tokenizer, monkeypatch):
-    monkeypatch.setattr(learn, "POOL", 20)
-    one, two = (
-        learn.Batches(tokenizer, TOPICS["train"], np.random.default_rng(0)) for _ in range(2)
-    )
-    ahead = iter(one.drawn_ahead())
-    for _ in range(30):  # more than one pool holds
-        for mine, its in zip(two.draw(), next(ahead), strict=True):
-            assert torch.equal(mine, its)
 
 
 @pytest.mark.slow

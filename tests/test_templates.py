@@ -33,6 +33,17 @@ def test_text_without_control_tokens_is_tokenized_whole(tokenizer):
     assert templates.encode(tokenizer, messages) == whole
 
 
+@pytest.mark.parametrize("chat", [True, False])
+def test_all_at_once_are_encoded_as_one_by_one(tokenizer, chat):
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = own.chat_template if chat else None
+    quoting = templates.personal_insight([("How?", "Well.<|end|>")])
+    asked = [templates.question("Why?"), quoting, templates.question("How do I clean a kettle?")]
+    assert templates.encode_all(own, asked) == [templates.encode(own, each) for each in asked]
+    assert templates.encode_all(own, [quoting]) == [templates.encode(own, quoting)]
+    assert templates.encode_all(own, []) == []
+
+
 def test_a_tokenizer_without_a_chat_template_gets_a_plain_one(tokenizer):
     plain = learn.make_tokenizer(world.topics(0)["train"], np.random.default_rng(0))
     plain.chat_template = None

@@ -1,13 +1,12 @@
 """Training of the sandbox's base: a small Llama with a chat template, from nothing, on our corpus."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
 
-from palette.lm.templates import encode
+from palette.lm.templates import encode_all
 from palette.params import Sandbox
 from palette.sandbox import corpus, world
 
@@ -17,8 +16,6 @@ BATCH_TOKENS = {"answer": 2048, "insight": 2560, "neutral": 1536, "manner": 2048
 LEARNING_RATE, WARM_UP = 4e-3, 60
 POOL = 3000
 """Examples of each task kept ready, renewed as they are used, so that batches hold equal lengths."""
-AHEAD = 64
-"""Batches made before they are asked for: a renewal takes as long as some forty steps."""
 CHAT = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -36,14 +33,14 @@ def train(sandbox: Sandbox, folder: Path, advance: Callable[[int], None]) -> Non
     topics = world.topics(sandbox.seed)["train"]
     tokenizer = make_tokenizer(topics, rng)
     model = make_model(sandbox, len(tokenizer), tokenizer)
-    batches = iter(Batches(tokenizer, topics, rng).drawn_ahead())
+    batches = Batches(tokenizer, topics, rng)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _rate(s, sandbox.steps))
     model.train()
     for _ in range(sandbox.steps):
-        ids, labels = next(batches)
+        ids, labels = batches.draw()
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
         kept = labels[:, 1:] != -100
         loss = torch.nn.functional.cross_entropy(logits[kept], labels[:, 1:][kept])
@@ -98,7 +95,7 @@ def make_model(sandbox: Sandbox, vocabulary: int, tokenizer):
     return model
 
 
-class Batches(IterableDataset):
+class Batches:
     """Batches of one task each, of about equal lengths, up to a number of tokens."""
 
     def __init__(self, tokenizer, topics: list[world.Topic], rng: np.random.Generator):
@@ -107,14 +104,6 @@ class Batches(IterableDataset):
         self.ready: dict[str, list[list[tuple[list[int], int]]]] = {
             task: [] for task in corpus.SHARES
         }
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        while True:
-            yield self.draw()
-
-    def drawn_ahead(self) -> DataLoader:
-        """The same batches, made by a process of their own while others are learnt from."""
-        return DataLoader(self, batch_size=None, num_workers=1, prefetch_factor=AHEAD)
 
     def draw(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(rows, length) input ids, and labels that are -100 outside the reply."""
@@ -133,11 +122,12 @@ class Batches(IterableDataset):
     def _fill(self, task: str) -> list[list[tuple[list[int], int]]]:
         examples = corpus.examples(task, self.topics, self.rng)
         made = [example for _, example in zip(range(POOL), examples, strict=False)]
+        prompts = encode_all(self.tokenizer, [example.messages for example in made])
         replies = self.tokenizer([example.reply for example in made])["input_ids"]
-        drawn = []
-        for example, reply in zip(made, replies, strict=True):
-            prompt = encode(self.tokenizer, example.messages)
-            drawn.append((prompt + reply + [self.tokenizer.eos_token_id], len(prompt)))
+        drawn = [
+            (prompt + reply + [self.tokenizer.eos_token_id], len(prompt))
+            for prompt, reply in zip(prompts, replies, strict=True)
+        ]
         drawn.sort(key=lambda row: len(row[0]))
         batches, start = [], 0
         while start < len(drawn):
