@@ -7,8 +7,9 @@ The sandbox's base (seed 0) with rank 16 on every linear layer; K weight vectors
 rollouts, or RLOO; 32 or 256 rows of every adapter in a step; two threads. Every case has a process of
 its own: it makes one step to warm up, and then a step whenever it is told to, one case after another, so
 that a ratio is of neighbours in time. `cold` is `adapter_peers.py` anew for each adapter. All sample by
-palette's generation but for one row, which shows what TRL's own costs. Peaks of memory are of the resident
-pages: those of libraries that a case never touched count in `cold` alone.
+palette's generation but for those named so, which show what TRL's own costs. On an idle machine: threads
+that wait for each other spin, as in a run of the pipeline, and any other process makes them wait. Peaks
+of memory are of the resident pages: those of libraries that a case never touched count in `cold` alone.
 """
 
 import csv
@@ -112,8 +113,6 @@ def main(
     quick: bool = typer.Option(False, help="K = 1 and 4 of 32 rows, one round, no file"),
 ) -> None:
     stage.prepare(THREADS)
-    # Threads that wait by spinning take the cores from any other process: 0.1 s became 5 s.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Children are forked from one process that has imported all: their start-up is not imports.
     CONTEXT.set_forkserver_preload(["palette.lm.trainers", "peft", "datasets"])
     worlds.sandbox(len(TRAITS), 0)
@@ -135,9 +134,9 @@ def main(
 
 def measured(phase: str, rows: int, members: int, rounds: int) -> list[Case]:
     """The cases of K members, a step of each in turn."""
-    ways = [WARM, PASS]
+    ways = [WARM, PASS] + [OWN] * (phase == "rloo" and rows == ROWS[0])
     if members == 1:
-        ways += [FAMILY] + [OWN] * (phase == "rloo")
+        ways += [FAMILY]
     cases = [begun(way, phase, rows, members, rounds) for way in ways]
     for _ in range(rounds):
         for case in cases:
@@ -150,12 +149,12 @@ def measured(phase: str, rows: int, members: int, rounds: int) -> list[Case]:
 
 def trainings(case: Case) -> int:
     """Into how many trainings its adapters fall."""
-    return case.members if case.way == WARM else 1
+    return case.members if case.way in (WARM, OWN) else 1
 
 
 def begun(way: str, phase: str, rows: int, members: int, rounds: int) -> Case:
     # Of many trainings one after another a step of each will do.
-    steps = max(1, rounds // members) if way == WARM else rounds
+    steps = max(1, rounds // members) if way in (WARM, OWN) else rounds
     pipe, own = CONTEXT.Pipe()
     process = CONTEXT.Process(target=train, args=(own, way, phase, rows, members, steps))
     process.start()

@@ -8,7 +8,6 @@ a matrix is read once for its block, where a copy for every row would not fit in
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import get_ident
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from palette.errors import PaletteError
+from palette.lm.blocks import Blocks, blocks_of
 
 Lora = dict[str, tuple[Tensor, Tensor]]
 """module name → A (rank, in) and scaled B (out, rank)"""
@@ -44,7 +44,7 @@ class RowAdapters:
         self._tables = {name: _table(loras, name) for name in sorted(self._folder)}
         self._at: dict[str, tuple[Tensor, Tensor]] = {}
         self._rows: Tensor | None = None
-        self._blocks: _Blocks | None = None
+        self._blocks: Blocks | None = None
         self._thread: int | None = None
 
     @contextmanager
@@ -78,7 +78,7 @@ class RowAdapters:
         """
         group = self.group[rows.to(self.group.device)]
         if self._rows is None or not torch.equal(group, self._rows):
-            before, now = self._blocks, _blocks(group)
+            before, now = self._blocks, blocks_of(group)
             self._rows, self._blocks = group, now
             if before is None or not torch.equal(before.adapter, now.adapter):
                 self._at = {}
@@ -109,40 +109,6 @@ class RowAdapters:
         change = x.reshape(len(a), -1, x.shape[-1]) @ a @ b
         change = change.view(len(x), *output.shape[1:])
         return output + change.index_select(0, blocks.back.to(output.device))
-
-
-@dataclass(frozen=True)
-class _Blocks:
-    """The rows of a batch in blocks of one size that each go through one adapter."""
-
-    adapter: Tensor
-    """(blocks,) number of each block's adapter"""
-    rows: Tensor | None
-    """(blocks · size,) the row at each place, any where a block is not full; None: as they are"""
-    back: Tensor | None
-    """(rows,) the place of each row"""
-
-
-def _blocks(group: Tensor) -> _Blocks:
-    """As many rows to a block as an adapter has on average: at most twice as many places as rows.
-
-    Args:
-        group: (rows,) number of each row's adapter.
-    """
-    adapter, own, counts = group.unique(return_inverse=True, return_counts=True)
-    size = -(-len(group) // len(adapter))
-    if size == 1:
-        return _Blocks(group, None, None)
-    blocks = (counts + size - 1) // size
-    order = own.argsort(stable=True)
-    rank = torch.arange(len(group)) - (counts.cumsum(0) - counts)[own[order]]
-    back, rows = torch.empty_like(order), order.new_zeros(int(blocks.sum()) * size)
-    back[order] = ((blocks.cumsum(0) - blocks) * size)[own[order]] + rank
-    rows[back] = torch.arange(len(group))
-    each = adapter.repeat_interleave(blocks)
-    if torch.equal(back, torch.arange(len(rows))):
-        return _Blocks(each, None, None)
-    return _Blocks(each, rows, back)
 
 
 def read_lora(folder: Path) -> Lora:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from palette.core.editing import text_decoder
+from palette.lm.blocks import Blocks, blocks_of
 
 ALPHA = 16.0
 """LoRA's alpha at every rank: AdamW moves each of the r columns alike, and α/r takes that out."""
@@ -120,17 +121,20 @@ class Stacked(RowLora):
             for name in self.sizes
         }
 
+    def focus(self, condition: Tensor | None) -> None:
+        super().focus(condition)
+        self._focused.blocks = None if condition is None else blocks_of(condition.cpu())
+
     def delta(self, name: str, inputs: Tensor, condition: Tensor) -> Tensor:
         a, b = self.a[_key(name)], self.b[_key(name)]
-        members, counts = condition.unique_consecutive(return_counts=True)
-        rows, tokens, _ = inputs.shape
-        if bool((counts == counts[0]).all()):
-            # Rows in equal blocks of a member: each matrix is read once, none is copied by row.
-            if not torch.equal(members, torch.arange(len(a), device=members.device)):
-                a, b = a[members], b[members]
-            blocks = inputs.reshape(len(members), -1, inputs.shape[-1])
-            return (blocks @ a.mT @ b.mT).reshape(rows, tokens, -1)
-        return inputs @ a[condition].mT @ b[condition].mT
+        blocks: Blocks = self._focused.blocks
+        if not torch.equal(blocks.adapter, torch.arange(len(a))):
+            own = blocks.adapter.to(a.device)
+            a, b = a[own], b[own]
+        x = inputs if blocks.rows is None else inputs[blocks.rows.to(a.device)]
+        change = x.reshape(len(a), -1, x.shape[-1]) @ a.mT @ b.mT
+        change = change.view(len(x), inputs.shape[1], -1)
+        return change if blocks.back is None else change[blocks.back.to(a.device)]
 
 
 class Family(RowLora):
