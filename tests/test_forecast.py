@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import yaml
 from tiny_chain import PARAMS
 from typer.testing import CliRunner
 
-from palette import workload
+from palette import forgotten, tables, workload
 from palette.cli import commands
 from palette.commands import forecast
 from palette.core import compute
@@ -115,6 +116,10 @@ def test_after_a_run_its_plan_and_clusters_are_counted(chain, tmp_path, monkeypa
     assert (facts.users, facts.told, facts.rows) == (7, 5, 12)
     out = said("--users", "7000")
     assert "for 7,000 users with 12,000 rows" in out
+    (tmp_path / "inputs").unlink()
+    shutil.copytree(chain / "inputs", "inputs")
+    forgotten.add([tables.read("histories")["user_id"][0]])
+    assert forecast.gather(PARAMS, tokenizer)[0].users == 6  # as stage `users` will count them
 
 
 def test_the_page_states_what_is_reckoned():

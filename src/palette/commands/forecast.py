@@ -107,16 +107,17 @@ def gather(
     """What is known of the inputs; and what was supposed, in words."""
     import polars as pl
 
-    from palette import prompts, tables, tastes
+    from palette import forgotten, prompts, tables, tastes
     from palette import users as histories
-    from palette.histories import validate
+    from palette.histories import validate, without
     from palette.lm import templates
     from palette.schema import SPLITS
     from palette.workload import Facts
 
     file, notes = params.prompts.file, []
     asked = prompts.read(Path(file)) if file else prompts.sandbox(params.sandbox.seed)
-    valid = validate(pl.concat(histories.read(params)[0]), params.users.unseen)
+    known = without(pl.concat(histories.read(params)[0]), forgotten.read())
+    valid = validate(known, params.users.unseen)
     rows = valid.histories
     liked = rows.filter(pl.col("rating").fill_null(1.0) >= tastes.LIKED)
 
