@@ -127,9 +127,12 @@ def train_family(params: Params) -> dict[str, bytes]:
         checkpoint = _checkpoint(params, [name])
         with lent(params.runtime):
             base, task = cached_base(params.runtime.device), _task(params, rollouts)
+            share = None
             if is_long(settings):
-                foretell([rehearse(base, task, None, settings)], workers=1)
-            with progress(words, settings.steps + settings.rloo_steps) as advance:
+                forecast = rehearse(base, task, None, settings)
+                foretell([forecast], workers=1)
+                share = forecast.share
+            with progress(words, settings.steps + settings.rloo_steps, share) as advance:
                 files, log = train_for_all(base, task, settings, advance, checkpoint)
         store.save(name, files | {LOG: _table(log)})
         checkpoint.clear()

@@ -22,6 +22,16 @@ class Forecast:
     seconds: float
     peak: float
     """most memory that the process, or the GPU, holds at once, 10^6 bytes"""
+    phases: tuple[tuple[int, float], ...] = ()
+    """(steps, seconds of one) of each phase, one after another"""
+
+    def share(self, done: int) -> float:
+        """The part of all the time that so many steps take."""
+        spent = 0.0
+        for steps, each in self.phases:
+            spent += min(done, steps) * each
+            done -= min(done, steps)
+        return spent / sum(steps * each for steps, each in self.phases)
 
 
 @dataclass(frozen=True)

@@ -16,19 +16,29 @@ from contextlib import contextmanager
 QUIET_SECONDS = 10.0  # between two lines, so that a log of a long run stays readable
 
 
+Share = Callable[[int], float]
+"""the part of all the time that so many steps take"""
+
+
 @contextmanager
-def progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how far `name` has come; yields `advance(steps)`, with `total` steps to go in all."""
-    with (_bar if sys.stderr.isatty() else _lines)(name, total) as advance:
+def progress(
+    name: str, total: int, share: Share | None = None
+) -> Iterator[Callable[[int], None]]:  # fmt: skip
+    """Show how far `name` has come; yields `advance(steps)`, with `total` steps to go in all.
+
+    Args:
+        share: where steps take different times; all alike unless told.
+    """
+    share = share or (lambda done: done / max(total, 1))
+    with (_bar if sys.stderr.isatty() else _lines)(name, total, share) as advance:
         yield advance
 
 
 @contextmanager
-def _bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
+def _bar(name: str, total: int, share: Share) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
-        MofNCompleteColumn,
         Progress,
         TextColumn,
         TimeElapsedColumn,
@@ -38,18 +48,24 @@ def _bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[done]}/{task.fields[of]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda steps: bar.advance(task, steps)
+        task, done = bar.add_task(name, total=1.0, done=0, of=total), 0
+
+        def advance(steps: int) -> None:
+            nonlocal done
+            done += steps
+            bar.update(task, completed=share(done), done=done)
+
+        yield advance
 
 
 @contextmanager
-def _lines(name: str, total: int) -> Iterator[Callable[[int], None]]:
+def _lines(name: str, total: int, share: Share) -> Iterator[Callable[[int], None]]:
     started = spoken = time.monotonic()
     done = 0
 
@@ -59,7 +75,7 @@ def _lines(name: str, total: int) -> Iterator[Callable[[int], None]]:
         now = time.monotonic()
         if now - spoken >= QUIET_SECONDS and 0 < done < total:
             spoken = now
-            left = (now - started) * (total - done) / done
+            left = (now - started) * (1 / share(done) - 1)
             _say(f"{name}: {done} of {total}, about {duration(left)} left")
 
     yield advance

@@ -36,7 +36,7 @@ def rehearse(
         task, prompts=task.prompts[:PROMPTS], questions=task.questions[:PROMPTS],
         answers=task.answers[:PROMPTS], rewards=task.rewards[:PROMPTS],
     )  # fmt: skip
-    seconds = 0.0
+    each = []
     for phase, steps in phases.items():
         two = {"steps": 0, "rloo_steps": 0, "share": None, "max_minutes": None} | {phase: 2}
         own = settings.model_copy(update=two)
@@ -49,10 +49,11 @@ def rehearse(
             train_family(lm, few, own, tick)
         else:
             train_members(lm, few, weights, own, tick)
-        seconds += steps * (times[1] - times[0])
+        each.append((steps, times[1] - times[0]))
+    seconds = sum(steps * one for steps, one in each)
     if settings.max_minutes:
         seconds = min(seconds, 60 * settings.max_minutes * len(phases))
-    return Forecast(seconds, _peak(lm.device))
+    return Forecast(seconds, _peak(lm.device), tuple(each))
 
 
 def _peak(device: torch.device) -> float:
