@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from palette import members, params_file, stage, traits
+from palette import params_file, stage, training_data, traits
 from palette.core import draws
 from palette.lm import templates
 from palette.lm.generation import generate, row_uniforms
@@ -44,7 +44,7 @@ def read_world() -> tuple[LanguageModel, Params, Task]:
     params = params_file.load()
     chosen = {name: params.traits[name] for name in TRAITS}
     params = params.model_copy(update={"traits": chosen})
-    lm, rollouts = load_base("cpu"), members.read_rollouts(params)
+    lm, rollouts = load_base("cpu"), training_data.read_rollouts(params)
     return lm, params, Task(
         prompts=[templates.encode(lm.tokenizer, templates.question(q)) for q in rollouts.questions],
         questions=rollouts.questions,
@@ -196,7 +196,8 @@ def _reinforcing(sample: Callable[[list, int], list[list[int]]] | None) -> type:
 
 
 def _run(trainer: Any, rate: str, progress: Progress) -> None:
-    from palette.lm.trainers import Advance, run
+    from palette.lm.callbacks import Advance
+    from palette.lm.trainers import run
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

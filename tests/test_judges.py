@@ -9,7 +9,17 @@ import pytest
 import tiny_chain
 from tiny_chain import PARAMS
 
-from palette import arrays, evaluation, judges, members, policies, report, rewards, tables, traits
+from palette import (
+    arrays,
+    evaluation,
+    judges,
+    policies,
+    report,
+    rewards,
+    tables,
+    training_data,
+    traits,
+)
 from palette.errors import PaletteError
 from palette.params import Params
 from palette.params_file import load
@@ -47,10 +57,12 @@ def test_a_judge_is_no_coordinate():
 
 
 def test_nothing_that_is_made_knows_of_a_judge(inside):
-    drawn = members.read_rollouts(JUDGED)
-    assert members.family_key(JUDGED, drawn, "b") == members.family_key(PARAMS, drawn, "b")
+    drawn = training_data.read_rollouts(JUDGED)
+    assert training_data.family_key(JUDGED, drawn, "b") == training_data.family_key(
+        PARAMS, drawn, "b"
+    )
     weights = dict(zip(PARAMS.trait_names, (0.2, 0.3, 0.5), strict=True))
-    assert members.adapter_key(JUDGED, drawn, weights, "b") == members.adapter_key(
+    assert training_data.adapter_key(JUDGED, drawn, weights, "b") == training_data.adapter_key(
         PARAMS, drawn, weights, "b"
     )
     assert policies._judges(JUDGED) == policies._judges(PARAMS)

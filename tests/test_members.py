@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import tiny_chain
 
-from palette import family, members, tables
+from palette import family, members, tables, training_data
 from palette.errors import PaletteError
 from palette.lm.models import cached_base, load_base
 from palette.lm.rehearsal import rehearse
 from palette.lm.training import train_members
-from palette.members import Rollouts, adapter_key, family_key
 from palette.params import Adapters, Params
 from palette.passes import TOGETHER, Forecast, Pass, announce, foretell, is_long, reckon, split
 from palette.store import Store
+from palette.training_data import Rollouts, adapter_key, family_key
 from tests.test_fanout import running_cluster
 
 TRAITS = {
@@ -166,7 +166,7 @@ def test_an_interrupted_pass_is_met_again(chain, monkeypatch):
 
 
 def test_rollouts_and_their_rewards_are_of_the_same_prompt(chain):
-    found = members.read_rollouts(tiny_chain.PARAMS)
+    found = training_data.read_rollouts(tiny_chain.PARAMS)
     prompts = tables.read("prompts").filter(split="train")
     assert found.questions == prompts["prompt"].to_list()
     assert found.rewards.shape == (3, 100, 3)
@@ -182,7 +182,7 @@ def test_every_adapter_was_stored_under_its_key_and_is_not_trained_again(chain, 
     params, plan = tiny_chain.OF_MEMBERS, tables.read_json(chain / "data/plan/plan.json")
     wanted = {member["id"]: member["weights"] for member in plan["members"]}
     store, base = Store("store"), load_base("cpu").digest
-    rollouts = members.read_rollouts(params)
+    rollouts = training_data.read_rollouts(params)
     keys = {name: adapter_key(params, rollouts, w, base) for name, w in wanted.items()}
     assert len(set(keys.values())) == len(wanted) > 1
     before = {name: store.load(found) for name, found in keys.items()}
@@ -238,7 +238,7 @@ def test_a_forecast_counts_rounds_of_passes_and_the_memory_of_those_side_by_side
 
 
 def test_a_rehearsal_foretells_and_leaves_no_trace(chain):
-    rollouts = members.read_rollouts(tiny_chain.PARAMS)
+    rollouts = training_data.read_rollouts(tiny_chain.PARAMS)
     base, task = cached_base("cpu"), members._task(tiny_chain.PARAMS, rollouts)
     part = tiny_chain.PARAMS.adapters.model_copy(update={"steps": 30, "rloo_steps": 0})
     weights = np.eye(3)[:2]

@@ -1,16 +1,8 @@
-"""Training of what is not in the store yet: members' adapters, or the family that members are points of.
+"""Training of what is not in the store yet: members' adapters, or the family that members are points of."""
 
-An adapter is stored by what made it: the base, the train prompts and rollouts, the *nonzero* weights
-with the rewards that those traits gave, β, and the trainer's settings. A new plan, or a trait that a
-member does not weigh, therefore trains nothing that exists. A family has every trait and no weights: a
-new plan trains nothing at all.
-"""
-
-import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,43 +18,9 @@ from palette.params import Adapters, Params
 from palette.passes import Pass, Reckoned, announce, foretell, is_long, reckon, split
 from palette.progress import progress
 from palette.store import Store, key, of
+from palette.training_data import Rollouts, adapter_key, family_key, read_rollouts
 
 LOG = "training.parquet"
-
-
-@dataclass(frozen=True)
-class Rollouts:
-    """The base's rollouts of the train prompts, and what the traits gave them."""
-
-    prompt_ids: list[str]
-    questions: list[str]
-    answers: list[list[list[int]]]
-    """per prompt, token ids of every rollout"""
-    rewards: np.ndarray
-    """(prompts, samples, traits)"""
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 of what was asked and answered."""
-        return hashlib.sha256(repr((self.questions, self.answers)).encode()).hexdigest()
-
-
-def read_rollouts(params: Params) -> Rollouts:
-    """Rollouts of the train split."""
-    prompts = tables.read("prompts").filter(pl.col("split") == "train")
-    names = [f"reward_{trait}" for trait in params.trait_names]
-    rows = prompts.join(
-        tables.read_rewards(params.trait_names), on="prompt_id", maintain_order="left_right"
-    )
-    rewards = rows.select(names).to_numpy().reshape(len(prompts), -1, len(names))
-    answers = rows["tokens"].to_list()
-    samples = rewards.shape[1]
-    return Rollouts(
-        prompts["prompt_id"].to_list(),
-        prompts["prompt"].to_list(),
-        [answers[start : start + samples] for start in range(0, len(answers), samples)],
-        rewards,
-    )
 
 
 def train(
@@ -151,52 +109,6 @@ def _checkpoint(params: Params, keys: Sequence[str]) -> Any:
     from palette.lm.checkpoints import Checkpoint
 
     return Checkpoint(Store(params.runtime.store), key("pass", sorted(keys)))
-
-
-def adapter_key(
-    params: Params, rollouts: Rollouts, weights: Mapping[str, float], base: str,
-    settings: Adapters | None = None,
-) -> str:  # fmt: skip
-    """The store's name of an adapter: what made it, and nothing else."""
-    settings = settings or params.adapters
-    made_of = [
-        (trait, weights[trait], *scored)
-        for trait, *scored in _scored(params, rollouts, settings)
-        if weights[trait] > 0
-    ]
-    # The order of the traits is no part of what an adapter is.
-    return key("adapter", base, rollouts.digest, sorted(made_of), _settings(params, settings))
-
-
-def family_key(params: Params, rollouts: Rollouts, base: str) -> str:
-    """The store's name of a family: what made it, and nothing else."""
-    settings = params.adapters
-    made_of = [_scored(params, rollouts, settings), params.floor, settings.concentration]
-    return key("family", base, rollouts.digest, made_of, _settings(params, settings))
-
-
-def _scored(params: Params, rollouts: Rollouts, settings: Adapters) -> list[list[Any]]:
-    """Every trait with the digest of its rewards; and what scores it, met only while sampling."""
-    found = []
-    for index, trait in enumerate(params.trait_names):
-        rewards = np.ascontiguousarray(rollouts.rewards[:, :, index])
-        parts: list[Any] = [trait, hashlib.sha256(rewards.tobytes()).hexdigest()]
-        if settings.rloo_steps:
-            own = params.traits[trait]
-            parts += [own.makes, *filter(None, [traits.files(trait, own)])]
-        found.append(parts)
-    return found
-
-
-def _settings(params: Params, settings: Adapters) -> list[Any]:
-    """The trainer's settings and β, without those of a phase that has no steps."""
-    used = settings.model_dump() | {"max_new_tokens": params.rollouts.max_new_tokens}
-    unused = {"kind", "concentration"} | ({"share"} if settings.share is None else set())
-    if not settings.steps:
-        unused |= {"learning_rate", "batch"}
-    if not settings.rloo_steps:
-        unused |= {"rloo_learning_rate", "rloo_batch", "generations", "max_new_tokens"}
-    return [{name: used[name] for name in used if name not in unused}, params.objective.beta]
 
 
 def _task(params: Params, rollouts: Rollouts) -> Any:

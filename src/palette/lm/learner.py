@@ -132,9 +132,9 @@ class Course:
         Args:
             share: at which a member's training ends; None: at none.
         """
+        from palette.lm.callbacks import Advance, Ending
         from palette.lm.checkpoints import Saving
         from palette.lm.reaching import Reaching
-        from palette.lm.trainers import Advance, Ending
 
         def kept() -> dict[str, Any]:
             done = np.flatnonzero(learner.rows.done).tolist()

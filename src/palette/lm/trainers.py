@@ -4,7 +4,6 @@ what each row is trained for.
 Importing TRL takes seconds: import this module inside the function that trains.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from trl.trainer.utils import selective_log_softmax
 
 from palette.core.draws import by_length
 from palette.errors import PaletteError
+from palette.lm.callbacks import Finite
 from palette.lm.row_lora import RowLora
 from palette.lm.threads import Threads
 
@@ -209,40 +209,6 @@ def _without(inputs: dict[str, Tensor], done: np.ndarray) -> dict[str, Tensor]:
     found |= {key: inputs[key][targets] for key in ("place", "token", "member", "share")}
     place = found["place"]
     return found | {"place": moved[place // width] * width + place % width}
-
-
-class Finite(TrainerCallback):
-    """Refuses a loss that is no number before its weights are kept.
-
-    Raises:
-        FloatingPointError: it is not finite.
-    """
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any
-    ) -> None:
-        if not math.isfinite((logs or {}).get("loss", 0.0)):
-            raise FloatingPointError
-
-
-class Advance(TrainerCallback):
-    """Reports every finished step to a progress bar."""
-
-    def __init__(self, progress: Callable[[int], None]):
-        self.progress = progress
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.progress(1)
-
-
-class Ending(TrainerCallback):
-    """Ends a training whose budget is spent, after the step at hand."""
-
-    def __init__(self, over: Callable[[int], bool]):
-        self.over = over
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_training_stop |= self.over(state.global_step)
 
 
 def run(trainer: Any, rate: str, callbacks: Sequence[TrainerCallback] = ()) -> None:
