@@ -16,7 +16,7 @@ serve: .venv/ready          ## scheduled runs: a Prefect server and a worker, un
 	@$(BIN)/python -m flows.serve
 
 test: .venv/ready           ## all tests
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: .venv/ready          ## style, types, import boundaries
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -161,10 +161,12 @@ def _tried(params: Params, facts: Facts) -> int:
 
 
 def _trials(params: Params, facts: Facts, policies: int) -> Tokens:
-    return _measured(
-        params, facts, policies * facts.prompts["select"], params.tuning.samples,
+    """Policies on the select prompts; all trials of an edit are asked together."""
+    prompts, trials = (
         facts.prompts["select"],
-    )  # fmt: skip
+        len(params.tuning.strengths) * len(params.tuning.layers),
+    )
+    return _measured(params, facts, policies * prompts, params.tuning.samples, trials * prompts)
 
 
 def _baselines(params: Params, facts: Facts) -> Tokens:
@@ -226,7 +228,7 @@ def _measured(params: Params, facts: Facts, asked: float, samples: int, prompts:
 
     Args:
         asked: prompts, over all policies.
-        prompts: of one policy.
+        prompts: of the policies that are asked together.
     """
     answers, a = asked * samples, _limit(params)
     read = 3 * asked * facts.question + 2 * answers * a + _judged(params, facts, answers)
