@@ -148,25 +148,29 @@ def _values(params: Params, facts: Facts) -> Tokens:
 
 def _edits(params: Params, facts: Facts) -> int:
     """Policies that are tried on the base, the identity among them."""
-    trials = len(params.tuning.strengths) * len(params.tuning.layers)
     everyones = params.subspaces.groups == "everyone"
-    return 1 + trials + METHODS * (1 if everyones else facts.clusters) * _tried(params, facts)
+    return (
+        1
+        + _strengths(params)
+        + METHODS * (1 if everyones else facts.clusters) * _tried(params, facts)
+    )
 
 
 def _tried(params: Params, facts: Facts) -> int:
     """Edits that are tried of one method, for one cluster or member."""
-    trials = len(params.tuning.strengths) * len(params.tuning.layers)
     alone = params.subspaces.groups == "users"
-    return trials * (min(params.tuning.users, facts.users) if alone else 1)
+    return _strengths(params) * (min(params.tuning.users, facts.users) if alone else 1)
 
 
 def _trials(params: Params, facts: Facts, policies: int) -> Tokens:
     """Policies on the select prompts; all trials of an edit are asked together."""
-    prompts, trials = (
-        facts.prompts["select"],
-        len(params.tuning.strengths) * len(params.tuning.layers),
-    )
-    return _measured(params, facts, policies * prompts, params.tuning.samples, trials * prompts)
+    prompts, together = facts.prompts["select"], _strengths(params) * facts.prompts["select"]
+    return _measured(params, facts, policies * prompts, params.tuning.samples, together)
+
+
+def _strengths(params: Params) -> int:
+    """Trials of one edit, or as many of an adapter of a user's own."""
+    return len(params.tuning.strengths) * len(params.tuning.layers)
 
 
 def _baselines(params: Params, facts: Facts) -> Tokens:
@@ -180,8 +184,7 @@ def _baselines(params: Params, facts: Facts) -> Tokens:
         (METHODS, _groups(params, facts)), (mixed, mixtures), (3, few), (2, 1), (1, facts.clusters),
     ]  # fmt: skip
     own = _asked(params, facts, apart)
-    trials = len(params.tuning.strengths) * len(params.tuning.layers)
-    tried = _trials(params, facts, 2 * few * (1 + trials))
+    tried = _trials(params, facts, 2 * few * (1 + _strengths(params)))
     phases = params.adapters.model_copy(
         update={"kind": "members", "steps": settings.training, "rloo_steps": 0}
     )
