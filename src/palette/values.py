@@ -8,7 +8,8 @@ What a member that has not changed answered and scored is taken from the store.
 """
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -28,6 +29,17 @@ FILE = "answers.parquet"
 
 MadeBy = dict[str, tuple[str, str]]
 """member → digests of the base and of the adapter"""
+Task = tuple[str, str]
+"""what is made, and of which member"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is made of every member."""
+
+    work: Callable[[str], pl.DataFrame]
+    source: tuple
+    """what it is made of, besides the base and the member"""
 
 
 def main(params: Params) -> None:
@@ -36,8 +48,16 @@ def main(params: Params) -> None:
     names = [member["id"] for member in plan["members"]]
     base = digest(BASE)
     made_by = {name: (base, digest(ADAPTERS / name)) for name in names}
-    tables.write("values", _scored(params, _answers(params, made_by, prompts), prompts))
-    tables.write("likelihoods", _likelihoods(params, made_by, prompts.filter(split="certify")))
+    jobs = {
+        "values": _answers(params, prompts),
+        "likelihoods": _likelihoods(params, prompts.filter(split="certify")),
+    }
+    made = {
+        what: pl.concat([tables.empty(what), *frames], how="diagonal")
+        for what, frames in _stored(params, made_by, jobs).items()
+    }
+    tables.write("values", _scored(params, made["values"], prompts))
+    tables.write("likelihoods", made["likelihoods"])
 
 
 def _scored(params: Params, answers: pl.DataFrame, prompts: pl.DataFrame) -> pl.DataFrame:
@@ -52,46 +72,49 @@ def _scored(params: Params, answers: pl.DataFrame, prompts: pl.DataFrame) -> pl.
     return rows.with_columns(**columns)
 
 
-def _answers(params: Params, made_by: MadeBy, prompts: pl.DataFrame) -> pl.DataFrame:
-    """The answers of each member to the prompts of select, certify and test."""
+def _answers(params: Params, prompts: pl.DataFrame) -> Job:
+    """The answers of a member to the prompts of select, certify and test."""
     settings = [params.values.model_dump(), params.rollouts.max_new_tokens]
     asked = prompts.select("prompt_id", "prompt", "split").rows()
-    work = partial(_answer, params=params, prompts=prompts)
-    made = _stored(params, made_by, work, ("values", settings, asked), "values of members")
-    return pl.concat([tables.empty("values"), *made], how="diagonal")
+    return Job(partial(_answer, params=params, prompts=prompts), (settings, asked))
 
 
-def _likelihoods(params: Params, made_by: MadeBy, prompts: pl.DataFrame) -> pl.DataFrame:
-    """The base's rollouts for the certify prompts, scored under each member."""
+def _likelihoods(params: Params, prompts: pl.DataFrame) -> Job:
+    """The base's rollouts for the certify prompts, scored under a member."""
     rollouts = tables.read("rollouts").join(prompts, on="prompt_id", maintain_order="left")
     asked = rollouts.select("prompt_id", "prompt", "sample", "tokens")
-    work = partial(_likelihood, params=params, rollouts=asked)
-    source = ("likelihoods", key(asked.rows()))
-    made = _stored(params, made_by, work, source, "likelihoods under members")
-    return pl.concat([tables.empty("likelihoods"), *made], how="diagonal")
+    return Job(partial(_likelihood, params=params, rollouts=asked), (key(asked.rows()),))
 
 
 def _stored(
-    params: Params, made_by: MadeBy, work: Callable, source: tuple, words: str
-) -> Iterator[pl.DataFrame]:
-    """`work` of each member, taken from the store where neither it nor its source has changed.
-
-    Args:
-        source: what is made, and of what besides the base and the member.
-    """
-    store, (what, *of) = Store(params.runtime.store), source
-    keys = {name: key(what, *made, *of) for name, made in made_by.items()}
-    missing = [name for name in keys if not store.has(keys[name])]
-    for name, frame in fan_out(work, missing, params.runtime, words):
+    params: Params, made_by: MadeBy, jobs: Mapping[str, Job]
+) -> dict[str, list[pl.DataFrame]]:
+    """Every job done for each member, taken from the store where neither it nor its source changed."""
+    store = Store(params.runtime.store)
+    keys = {
+        (what, name): key(what, *made, *job.source)
+        for what, job in jobs.items()
+        for name, made in made_by.items()
+    }
+    missing = [task for task in keys if not store.has(keys[task])]
+    work = partial(_do, jobs=jobs)
+    for task, frame in fan_out(work, missing, params.runtime, "members' answers and likelihoods"):
         content = io.BytesIO()
         frame.write_parquet(content)
-        store.save(keys[name], {FILE: content.getvalue()})
-    for name in keys:
-        frame = pl.read_parquet(io.BytesIO(store.get(keys[name])[FILE]))
-        yield frame.with_columns(member=pl.lit(name))
+        store.save(keys[task], {FILE: content.getvalue()})
+    found: dict[str, list[pl.DataFrame]] = {what: [] for what in jobs}
+    for (what, name), kept in keys.items():
+        frame = pl.read_parquet(io.BytesIO(store.get(kept)[FILE]))
+        found[what].append(frame.with_columns(member=pl.lit(name)))
+    return found
 
 
-def _answer(name: str, params: Params, prompts: pl.DataFrame) -> tuple[str, pl.DataFrame]:
+def _do(task: Task, jobs: Mapping[str, Job]) -> tuple[Task, pl.DataFrame]:
+    what, name = task
+    return task, jobs[what].work(name)
+
+
+def _answer(name: str, params: Params, prompts: pl.DataFrame) -> pl.DataFrame:
     base = cached_base(params.runtime.device, params.runtime.backend)
     member = with_adapters(base, {ADAPTERS / name: 1.0})
     samples = params.values.samples.model_dump()
@@ -104,7 +127,7 @@ def _answer(name: str, params: Params, prompts: pl.DataFrame) -> tuple[str, pl.D
         # The same numbers for every member: differences between members are then paired.
         uniforms.append(row_uniforms(count, limit, "values", params.values.seed, row["prompt_id"]))
     answers = generate(member, ids, limit, np.concatenate(uniforms))
-    return name, pl.DataFrame({
+    return pl.DataFrame({
         "prompt_id": np.repeat(prompts["prompt_id"].to_numpy(), counts),
         "split": np.repeat(prompts["split"].to_numpy(), counts),
         "sample": np.concatenate([np.arange(count) for count in counts]),
@@ -113,7 +136,7 @@ def _answer(name: str, params: Params, prompts: pl.DataFrame) -> tuple[str, pl.D
     })  # fmt: skip
 
 
-def _likelihood(name: str, params: Params, rollouts: pl.DataFrame) -> tuple[str, pl.DataFrame]:
+def _likelihood(name: str, params: Params, rollouts: pl.DataFrame) -> pl.DataFrame:
     base = cached_base(params.runtime.device)
     member = with_adapters(base, {ADAPTERS / name: 1.0})
     encoded = {
@@ -122,7 +145,7 @@ def _likelihood(name: str, params: Params, rollouts: pl.DataFrame) -> tuple[str,
     }
     ids = [encoded[prompt] for prompt in rollouts["prompt"]]
     scores = logprobs(member, ids, rollouts["tokens"].to_list())
-    return name, rollouts.select("prompt_id", "sample").with_columns(logprob=scores)
+    return rollouts.select("prompt_id", "sample").with_columns(logprob=scores)
 
 
 if __name__ == "__main__":
