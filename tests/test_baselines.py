@@ -221,11 +221,10 @@ def test_a_quoted_row_stands_before_the_question_as_in_a_history():
 
 
 def test_policies_that_many_users_share_are_asked_more_often(params, monkeypatch):
-    asked_of, whose_of, beside = {}, {}, []
+    asked_of, whose_of = {}, {}
 
-    def remember(_, asked, prompts, edits, words, samples, quotes, whose, together):
+    def remember(_, asked, prompts, edits, words, samples, quotes, whose):
         whose_of.update(whose)
-        beside.append(together)
         asked_of.update(dict.fromkeys(asked, samples))
         return pl.DataFrame({"policy": [policy.name for policy in asked]})
 
@@ -241,28 +240,9 @@ def test_policies_that_many_users_share_are_asked_more_often(params, monkeypatch
     each = params.baselines.samples
     assert asked_of == {all_of: 16 * each, some: 4 * each, few: each}
     assert whose_of == {all_of: set(users), some: set(users[1:]), few: set(users[:3])}
-    assert beside == [None, None, {all_of: "u0", some: "u1", few: "u0"}]
     assert sorted(found["policy"]) == sorted([all_of.name, some.name, few.name])
     assert [shared.times(n) for n in (0, 1, 3, 4, 15, 16, 1000)] == [1, 1, 1, 4, 4, 16, 16]
     assert shared.worth(params, {"a": {}}, prompts, {}, "words").columns == ["policy"]
-
-
-def test_what_one_user_is_given_is_asked_together(params, monkeypatch):
-    groups = []
-
-    def remember(_, asked, *__, together, **___):
-        groups.append({policy: together[policy] for policy in asked})
-        return pl.DataFrame({"policy": [policy.name for policy in asked]})
-
-    monkeypatch.setattr(shared.policies, "worth", remember)
-    quoted, edited = ([Policy(**{by: user}) for user in "ab"] for by in ("quoting", "edit"))
-    chosen = {
-        "retrieval": dict(zip("ab", quoted, strict=True)),
-        "edit": dict(zip("ab", edited, strict=True)),
-        "edit_other": dict(zip("ba", edited, strict=True)),  # by the first method that gives it
-    }
-    shared.worth(params, chosen, pl.DataFrame(), {}, "words")
-    assert groups == [dict(zip([*quoted, *edited], "abab", strict=True))]
 
 
 @pytest.mark.parametrize("floor", [{}, {"humor": 0.2}, {"brevity": 0.1, "safety": 0.3}])

@@ -38,23 +38,17 @@ def worth(
 ) -> pl.DataFrame:
     """`policies.worth` of every policy that some method gives to some user.
 
-    What single users are given is asked together, of each user: a policy of so few answers takes a
-    worker as long alone as with another.
-
     Args:
-        chosen: method → user → policy. A policy of several users is asked with what the first of
-            them is given, as by the first method that gives it.
+        chosen: method → user → policy.
     """
     most: dict[Policy, int] = {}
     whose: dict[Policy, set[str]] = {}
-    first: dict[Policy, str] = {}
     for method, of_user in chosen.items():
         for policy, users in Counter(of_user.values()).items():
             most[policy] = max(users, most.get(policy, 0))
         for user, policy in of_user.items():
             if policy.personal or (method in OWN and policy != Policy()):
                 whose.setdefault(policy, set()).add(user)
-                first.setdefault(policy, user)
     frames = []
     for number in reversed(TIMES):
         asked = {policy for policy, users in most.items() if times(users) == number}
@@ -62,9 +56,6 @@ def worth(
         samples = number * params.baselines.samples
         if asked:
             frames.append(
-                policies.worth(
-                    params, asked, prompts, edits, told, samples, quotes, whose=whose,
-                    together=first if number == 1 else None,
-                )
-            )  # fmt: skip
+                policies.worth(params, asked, prompts, edits, told, samples, quotes, whose=whose)
+            )
     return pl.concat(frames) if frames else pl.DataFrame(schema={"policy": pl.String})

@@ -183,7 +183,7 @@ def _baselines(params: Params, facts: Facts) -> Tokens:
         (1, facts.asked), (1, facts.told),  # the insight, or a row of the history, in the prompt
         (METHODS, _groups(params, facts)), (mixed, mixtures), (3, few), (2, 1), (1, facts.clusters),
     ]  # fmt: skip
-    own, alone = _asked(params, facts, apart), params.subspaces.groups == "users"
+    own = _asked(params, facts, apart)
     tried = _trials(params, facts, 2 * few * (1 + _strengths(params)))
     phases = params.adapters.model_copy(
         update={"kind": "members", "steps": settings.training, "rloo_steps": 0}
@@ -194,7 +194,7 @@ def _baselines(params: Params, facts: Facts) -> Tokens:
     return Tokens(
         own.answers + tried.answers, own.generated + tried.generated,
         own.read + tried.read + 2 * pairs * whole + facts.rows * facts.row, 0.0,
-        made.trained + 3 * pairs * whole, own.together * (2 if alone else 1),  # quoted row and edit
+        made.trained + 3 * pairs * whole, own.together,
     )  # fmt: skip
 
 
