@@ -58,6 +58,14 @@ def test_every_word_of_a_held_out_question_is_met_in_training():
         assert {getattr(t, part) for split in TOPICS.values() for t in split} == known
 
 
+@given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=5), st.integers(0, 2**32))
+def test_a_pick_is_numpys_choice_of_the_same_draw(shares, seed):
+    p = tuple((np.array(shares) / sum(shares)).tolist())
+    one, other = np.random.default_rng(seed), np.random.default_rng(seed)
+    for _ in range(20):
+        assert world.pick(p, one) == other.choice(len(p), p=p)
+
+
 def test_reading_inverts_answering():
     for style, text in answers():
         assert world.read(text) == style, text

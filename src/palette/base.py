@@ -5,6 +5,7 @@
 The sandbox's own model is trained here; any other is referenced by name, revision and hashes.
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def _train(params: Params, folder: Path) -> dict[str, float]:
     from palette.sandbox import learn, skill
 
     torch.set_num_threads(params.runtime.workers * params.runtime.threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"  # no other process is at work
     with progress("training the sandbox's base", total=params.sandbox.steps) as advance:
         learn.train(params.sandbox, folder, advance)
     return skill.measure(load_base("cpu", folder), params.sandbox.seed)

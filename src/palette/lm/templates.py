@@ -90,18 +90,15 @@ def encode_all(
     control = [*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()]
     # A chat template writes its own special tokens; a plain one leaves them to the tokenizer.
     special = own is None
-    texts, marks = [], []
+    marked, marks = [], []
     for messages in conversations:
         quoted = [m["content"] for m in messages if any(token in m["content"] for token in control)]
         marks.append({f"\ue000{number}\ue001": content for number, content in enumerate(quoted)})
         names = {content: mark for mark, content in marks[-1].items()}
-        marked = [m | {"content": names.get(m["content"], m["content"])} for m in messages]
-        texts.append(
-            tokenizer.apply_chat_template(
-                marked, chat_template=template, tokenize=False, add_generation_prompt=not whole,
-                **FIXED,
-            )
-        )  # fmt: skip
+        marked.append([m | {"content": names.get(m["content"], m["content"])} for m in messages])
+    texts = marked and tokenizer.apply_chat_template(
+        marked, chat_template=template, tokenize=False, add_generation_prompt=not whole, **FIXED
+    )
     # Where nothing is quoted the text is tokenized whole, exactly as the model's makers do.
     plain = [text for text, quoted in zip(texts, marks, strict=True) if not quoted]
     ids = iter(tokenizer(plain, add_special_tokens=special)["input_ids"] if plain else [])

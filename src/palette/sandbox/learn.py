@@ -112,12 +112,12 @@ class Batches:
             self.ready[task] = self._fill(task)
         rows = self.ready[task].pop()
         width = max(len(ids) for ids, _ in rows)
-        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
-        labels = torch.full((len(rows), width), -100)
+        ids = np.full((len(rows), width), self.tokenizer.pad_token_id)
+        labels = np.full((len(rows), width), -100)
         for row, (tokens, start) in enumerate(rows):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            labels[row, start : len(tokens)] = torch.tensor(tokens[start:])
-        return ids, labels
+            ids[row, : len(tokens)] = tokens
+            labels[row, start : len(tokens)] = tokens[start:]
+        return torch.from_numpy(ids), torch.from_numpy(labels)
 
     def _fill(self, task: str) -> list[list[tuple[list[int], int]]]:
         examples = corpus.examples(task, self.topics, self.rng)
