@@ -21,9 +21,9 @@ from palette import arrays, edits, policies, routes, shared, tables, tastes, tun
 from palette.core.editing import Edit
 from palette.core.envelope import Planes
 from palette.core.tuning import representatives
+from palette.measuring import Policy
 from palette.params import Params
 from palette.params_file import load
-from palette.policies import Policy
 from palette.tuning import Unit
 
 RESULTS = Path(__file__).parent / "results" / "fewer_members.csv"

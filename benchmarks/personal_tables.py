@@ -19,8 +19,8 @@ from palette import tuning as stage_tuning
 from palette.core.editing import Edit
 from palette.fanout import fan_out
 from palette.lm.models import cached_base
+from palette.measuring import Policy
 from palette.params import Params
-from palette.policies import Policy
 
 METHODS = ("chameleon", "contrast", "contrast-svd", "style-vector", "gradient")
 USERS, DRAWS, CONFIDENCE = 160, 2000, 0.95

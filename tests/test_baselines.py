@@ -10,8 +10,8 @@ from palette.core.region import Region
 from palette.lm import preference_training, templates
 from palette.lm.models import with_adapters
 from palette.lm.scoring import logprobs
+from palette.measuring import Policy
 from palette.params import Adapters, Params, Tuning
-from palette.policies import Policy
 
 SETTINGS = Adapters(rank=2, learning_rate=0.02)
 PAIRS = [("How is it?", "haha it is", "it is"), ("What is it?", "haha", "a thing")]

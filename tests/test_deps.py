@@ -17,6 +17,7 @@ from tiny_chain import PARAMS
 from palette import policies, report, revealed, subspaces, tables, traits
 from palette.consistency import trait_kinds
 from palette.errors import PaletteError
+from palette.measuring import Policy
 from palette.params import Trait
 from palette.params_file import load
 
@@ -226,7 +227,7 @@ def reads(built, tmp_path_factory) -> dict[str, set[str]]:
             assert len(revealed.compare(PARAMS))
         found["evaluation"] |= files
         first = tables.read_json(tables.DATA / "plan" / "plan.json")["members"][0]["id"]
-        member = policies.Policy(((str(tables.DATA / "adapters" / first), 1.0),))
+        member = Policy(((str(tables.DATA / "adapters" / first), 1.0),))
         asked = tables.read("prompts").filter(split="test").head(1)
         with recorded() as files:  # where a user has an edit on a member, evaluation asks it anew
             policies.worth(PARAMS, [member], asked, {}, "a member")

@@ -17,8 +17,8 @@ from palette import measuring, policies, tables, traits
 from palette.core.answers import complaint
 from palette.core.editing import Edit, Edits
 from palette.lm.models import load_base, with_adapters
+from palette.measuring import Policy
 from palette.params import Params, Trait
-from palette.policies import Policy
 
 BASE = Policy()
 LONG = Policy(insight="careful how")

@@ -9,8 +9,8 @@ import torch
 from palette import served, tables
 from palette.core.editing import Edit
 from palette.core.tuning import layer_set
+from palette.measuring import Policy
 from palette.params import Params
-from palette.policies import Policy
 
 PARAMS = Params.model_validate({"traits": {"brevity": {"kind": "brevity"}}})
 GROUPS = {"ann": "c0", "bob": "c0", "cy": "cy", "dot": "c1", "eve": "c1"}

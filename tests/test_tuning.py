@@ -18,8 +18,8 @@ from palette import policies, tables, tuning
 from palette.core.editing import Edit
 from palette.core.tuning import choose, layer_set, representatives
 from palette.errors import PaletteError
+from palette.measuring import Policy
 from palette.params import Tuning
-from palette.policies import Policy
 
 LAYERS, HIDDEN = 2, 32
 WEIGHTS = {  # brevity, humor, safety

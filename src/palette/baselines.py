@@ -30,9 +30,9 @@ from palette.lm import templates
 from palette.lm.activations import embed
 from palette.lm.generation import row_uniforms
 from palette.lm.models import LanguageModel, cached_base
+from palette.measuring import Policy, Quotes
 from palette.own_adapters import FOLDER
 from palette.params import Params
-from palette.policies import Policy, Quotes
 
 TENTHS = 10
 """The family and the soup are taken at each user's weights in tenths, so that users can share one."""

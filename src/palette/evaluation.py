@@ -25,8 +25,8 @@ from palette import (
 )
 from palette.adapters import ADAPTERS
 from palette.core.envelope import Planes
+from palette.measuring import Policy
 from palette.params import Params
-from palette.policies import Policy
 
 
 def main(params: Params) -> None:

@@ -18,8 +18,8 @@ from palette.core import tuning
 from palette.fanout import fan_out
 from palette.lm import templates
 from palette.lm.models import BASE, cached_base, digest
+from palette.measuring import Policy
 from palette.params import Params, Tuning
-from palette.policies import Policy
 from palette.store import Store, key, of
 from palette.trials import worth
 

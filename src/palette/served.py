@@ -2,8 +2,8 @@
 
 from palette import edits, tables, tuning
 from palette.core.editing import Edit
+from palette.measuring import Policy
 from palette.params import Params
-from palette.policies import Policy
 
 
 def policies(params: Params) -> tuple[dict[str, Policy], dict[str, Edit]]:

@@ -11,8 +11,8 @@ import polars as pl
 
 from palette import policies
 from palette.core.editing import Edit
+from palette.measuring import Policy, Quotes
 from palette.params import Params
-from palette.policies import Policy, Quotes
 
 TIMES = (1, 4, 16)
 """How often a policy may be asked: as often as the last of these that its users are as many as.

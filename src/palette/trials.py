@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from palette.measuring import Policy
 from palette.params import Params
-from palette.policies import Policy
 
 Choice = tuple[float, str]
 """strength and name of a set of layers"""

@@ -21,8 +21,8 @@ from palette import policies, routes, stage, tables
 from palette.core import tuning as core
 from palette.core.editing import Edit
 from palette.errors import PaletteError
+from palette.measuring import Policy
 from palette.params import Params
-from palette.policies import Policy
 from palette.trials import Choice, Measured, as_table, measure
 
 TUNED = ("edit", "edit_random", "edit_mean", "chameleon_tuned")

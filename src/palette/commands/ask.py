@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from palette.core.editing import Edit
     from palette.lm.generation import Answers
     from palette.lm.models import LanguageModel
+    from palette.measuring import Policy
     from palette.params import Params
-    from palette.policies import Policy
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def chosen(
         PaletteError: nobody is served yet, or there is no such user.
     """
     from palette import served, tables
-    from palette.policies import Policy
+    from palette.measuring import Policy
 
     policies: dict[str, Policy] = {}
     edits: dict[str, Edit] = {}

@@ -17,8 +17,8 @@ from palette.errors import PaletteError
 
 if TYPE_CHECKING:
     from palette.core.editing import Edit
+    from palette.measuring import Policy
     from palette.params import Params
-    from palette.policies import Policy
 
 TOGETHER = 64
 """Questions in a batch; the file of predictions is written after each."""
@@ -130,7 +130,7 @@ def _policies(
     """Question id → who answers it, and the edits by the names in the policies."""
     from palette import lamp as shapes
     from palette import served
-    from palette.policies import Policy
+    from palette.measuring import Policy
 
     if base:
         return {one["id"]: Policy() for one in asked}, {}
