@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -84,16 +84,13 @@ class Project:
     """A copy of the project in a folder of its own."""
 
     root: Path
-    warm: Warm
+    warm: Warm | None
+    """what runs every process; None: each imports all by itself, as outside of tests"""
 
-    def repro(self, *arguments: str, cold: bool = False) -> Repro:
-        """Run the real `dvc repro` to its end; arguments are its own: options, or target stages.
-
-        Args:
-            cold: every process imports all by itself, as outside of tests.
-        """
-        python = sys.executable if cold else str(self.warm.python)
-        self.link(Path(sys.prefix) if cold else self.warm.prefix)
+    def repro(self, *arguments: str) -> Repro:
+        """Run the real `dvc repro` to its end; arguments are its own: options, or target stages."""
+        python = str(self.warm.python) if self.warm else sys.executable
+        self.link(self.warm.prefix if self.warm else Path(sys.prefix))
         dvc = [python, "-P", "-m", "dvc", "repro", *arguments]
         environment = os.environ | {"PYTHONPATH": str(self.root / "src"), "OMP_NUM_THREADS": "1"}
         environment |= {"DVC_SITE_CACHE_DIR": str(self.root / ".site"), "DVC_NO_ANALYTICS": "1"}
@@ -257,9 +254,17 @@ def test_invalid_params_touch_no_artifact(project):
         assert (project.root / "dvc.lock").read_bytes() == lock
 
 
-def test_same_seed_gives_the_same_bytes(project):
-    """Everything made again, from nothing but params, inputs and seeds, with other seeds of hashes."""
-    before = project.artifacts()
+def test_same_seed_gives_the_same_bytes(project, tmp_path):
+    """Everything made again, from nothing but params, inputs and seeds, with another seed of hashes."""
+    before, other = project.artifacts(), Warm(tmp_path)
     shutil.rmtree(project.root / ".palette/store")
-    assert project.repro("--force", "--no-run-cache", cold=True).status == 0
+    try:
+        assert replace(project, warm=other).repro("--force", "--no-run-cache").status == 0
+    finally:
+        other.close()
+    assert project.artifacts() == before
+    cold = replace(project, warm=None).repro(
+        "--force", "--no-run-cache", "--single-item", "rollouts"
+    )
+    assert cold.ran == {"rollouts"}
     assert project.artifacts() == before
