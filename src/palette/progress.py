@@ -15,15 +15,12 @@ from contextlib import contextmanager
 
 QUIET_SECONDS = 10.0  # between two lines, so that a log of a long run stays readable
 
-
 Share = Callable[[int], float]
 """the part of all the time that so many steps take"""
 
 
 @contextmanager
-def progress(
-    name: str, total: int, share: Share | None = None
-) -> Iterator[Callable[[int], None]]:  # fmt: skip
+def progress(name: str, total: int, share: Share | None = None) -> Iterator[Callable[[int], None]]:
     """Show how far `name` has come; yields `advance(steps)`, with `total` steps to go in all.
 
     Args:

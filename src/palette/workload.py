@@ -148,12 +148,8 @@ def _values(params: Params, facts: Facts) -> Tokens:
 
 def _edits(params: Params, facts: Facts) -> int:
     """Policies that are tried on the base, the identity among them."""
-    everyones = params.subspaces.groups == "everyone"
-    return (
-        1
-        + _strengths(params)
-        + METHODS * (1 if everyones else facts.clusters) * _tried(params, facts)
-    )
+    units = METHODS * (1 if params.subspaces.groups == "everyone" else facts.clusters)
+    return 1 + _strengths(params) + units * _tried(params, facts)
 
 
 def _tried(params: Params, facts: Facts) -> int:

@@ -20,6 +20,17 @@ class Blocks:
     back: Tensor | None
     """(rows,) the place of each row"""
 
+    def through(self, inputs: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """(rows, tokens, out): every row of the inputs (rows, tokens, in) times its block's matrices.
+
+        Args:
+            a, b: (blocks, in, rank) and (blocks, rank, out).
+        """
+        where = inputs.device
+        x = inputs if self.rows is None else inputs.index_select(0, self.rows.to(where))
+        product = (x.reshape(len(a), -1, x.shape[-1]) @ a @ b).view(len(x), x.shape[1], -1)
+        return product if self.back is None else product.index_select(0, self.back.to(where))
+
 
 def blocks_of(group: Tensor) -> Blocks:
     """As many rows to a block as an adapter has on average: at most twice as many places as rows.

@@ -2,8 +2,7 @@
 
 A merged adapter serves one member; a batch that mixes members needs the unmerged form,
 x·Wᵀ + s·(x·Aᵀ)·Bᵀ (LoRA, arXiv 2106.09685), with another A and B in every row. Rows of one adapter
-form blocks of one size, and two batched products serve all blocks, however many adapters there are;
-a matrix is read once for its block, where a copy for every row would not fit into a processor's cache.
+form blocks of one size, and two batched products serve all blocks, however many adapters there are.
 """
 
 from collections.abc import Iterator, Sequence
@@ -102,13 +101,10 @@ class RowAdapters:
             a, b = self._tables[name]
             self._at[name] = a[adapter], b[adapter]
         a, b = self._at[name]  # (blocks, in, rank), (blocks, rank, out)
-        if blocks.rows is None or blocks.back is None:
+        if blocks.rows is None:
             x, own = (part.reshape(len(a), -1, part.shape[-1]) for part in (inputs[0], output))
             return torch.baddbmm(own, x @ a, b).view_as(output)
-        x = inputs[0].index_select(0, blocks.rows.to(output.device))
-        change = x.reshape(len(a), -1, x.shape[-1]) @ a @ b
-        change = change.view(len(x), *output.shape[1:])
-        return output + change.index_select(0, blocks.back.to(output.device))
+        return output + blocks.through(inputs[0], a, b)
 
 
 def read_lora(folder: Path) -> Lora:

@@ -131,10 +131,7 @@ class Stacked(RowLora):
         if not torch.equal(blocks.adapter, torch.arange(len(a))):
             own = blocks.adapter.to(a.device)
             a, b = a[own], b[own]
-        x = inputs if blocks.rows is None else inputs[blocks.rows.to(a.device)]
-        change = x.reshape(len(a), -1, x.shape[-1]) @ a.mT @ b.mT
-        change = change.view(len(x), inputs.shape[1], -1)
-        return change if blocks.back is None else change[blocks.back.to(a.device)]
+        return blocks.through(inputs, a.mT, b.mT)
 
 
 class Family(RowLora):
