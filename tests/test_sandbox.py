@@ -58,6 +58,7 @@ def test_every_word_of_a_held_out_question_is_met_in_training():
         assert {getattr(t, part) for split in TOPICS.values() for t in split} == known
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=5), st.integers(0, 2**32))
 def test_a_pick_is_numpys_choice_of_the_same_draw(shares, seed):
     p = tuple((np.array(shares) / sum(shares)).tolist())
